@@ -1,0 +1,1 @@
+"""Artifacts: the files that stages talk through."""

@@ -1,0 +1,107 @@
+"""The frozen configuration: to and from plain values, run.yaml, and digests of what shapes an artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcqa.config import Config, check_ranges, leaves
+from hpcqa.errors import ConfigError
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """Nested dictionaries and lists of the configuration."""
+    return dataclasses.asdict(config)
+
+
+def from_plain(plain: Mapping[str, Any]) -> Config:
+    """The typed configuration of nested dictionaries, every type and range checked.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range, by its dotted name.
+    """
+    config = _build(Config, plain, "")
+    check_ranges(config)
+    assert isinstance(config, Config)
+    return config
+
+
+def _build(kind: type, plain: Any, prefix: str) -> Any:
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.')}: expected a group of settings, found {plain!r}.")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(plain) - set(hints))
+    if unknown:
+        raise ConfigError(f"{prefix}{unknown[0]}: no such setting; {prefix or 'the top'} has {', '.join(hints)}.")
+    values = {name: _convert(hints[name], value, prefix + name) for name, value in plain.items()}
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, name + ".")
+    origin = typing.get_origin(hint)
+    if origin is list:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ConfigError(f"{name}={value!r}: expected a list, as in {name}=[a,b].")
+        (inner,) = typing.get_args(hint)
+        return [_convert(inner, item, name) for item in value]
+    if origin is dict:
+        _, inner = typing.get_args(hint)
+        return {str(key): _convert(inner, item, f"{name}.{key}") for key, item in dict(value or {}).items()}
+    if origin is types.UnionType:
+        return value
+    return _scalar(hint, value, name)
+
+
+def _scalar(hint: type, value: Any, name: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{name}={value!r}: expected {hint.__name__}, found {type(value).__name__}.")
+    return value
+
+
+def to_yaml(config: Config, overrides: Sequence[str]) -> str:
+    """The text of run.yaml: the configuration and the overrides that made it."""
+    return yaml.safe_dump({"overrides": list(overrides), "config": to_plain(config)}, sort_keys=False)
+
+
+def load(path: Path) -> tuple[Config, list[str]]:
+    """The configuration and its overrides from run.yaml.
+
+    Raises:
+        ConfigError: missing or not a run.yaml.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+        return from_plain(content["config"]), list(content["overrides"])
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: not found; is this a run folder?") from None
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not a run.yaml of hpcqa ({error}); use another run folder.") from None
+
+
+def settings_of(config: Config, sections: Sequence[str]) -> dict[str, Any]:
+    """The output settings under some sections or single settings, by dotted name."""
+    chosen = {}
+    for leaf in leaves(config):
+        inside = any(leaf.name == section or leaf.name.startswith(section + ".") for section in sections)
+        if inside and leaf.setting.output:
+            chosen[leaf.name] = leaf.value
+    return chosen
+
+
+def digest(config: Config, sections: Sequence[str]) -> str:
+    """SHA-256 of the output settings under some sections."""
+    return hashlib.sha256(json.dumps(settings_of(config, sections), sort_keys=True).encode()).hexdigest()

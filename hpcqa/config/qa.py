@@ -1,0 +1,36 @@
+"""Settings of the classifier, its decisions, their evaluation and the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcqa.config.fields import setting
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    k: int = setting(4, "Neighbours of each class that a score averages over.", low=1, high=1000)
+    pca: int = setting(32, "Principal components kept of each block.", low=1, high=4096)
+    bad_rate: float = setting(
+        0.02, "Share of bad exposures expected in production; corrects p_bad.", low=1e-5, high=0.9
+    )
+    unlisted_good: bool = setting(False, "Take exposures that no list names as good (weakly).")
+    folds: int = setting(5, "Cross-validation folds, grouped by night.", low=2, high=50)
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    review: int = setting(0, "Send at most so many exposures to review; 0: by probability alone.", low=0)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    bootstrap: int = setting(500, "Bootstrap samples over nights for intervals.", low=10, high=100000)
+    holdout: float = setting(
+        0.3, "Share of the labelled nights kept out of fit, where no truth table is given.", low=0, high=0.9
+    )
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    exposures: int = setting(60, "Exposures shown with pictures.", low=0, high=5000)

@@ -1,0 +1,124 @@
+"""What hpcqa must know of a camera. Knowledge only: no pixels are read here, and no torch is imported.
+
+A camera is one module that makes one `Instrument`; `hpcqa.instruments.get(name)` finds it. Nothing outside this package
+and conf/ names a camera.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Ccd:
+    """One chip. `x`, `y` are its centre on the focal plane in degrees on the sky, in the orientation that the camera's
+    module states; `backplane` groups chips that share readout electronics (0: unknown).
+    """
+
+    ccdnum: int
+    ccdname: str
+    x: float
+    y: float
+    backplane: int = 0
+
+
+@dataclass(frozen=True)
+class FileName:
+    """What an image's file name says. `prodtype` is image, dqmask, wtmap or other."""
+
+    prodtype: str
+    band: str
+    version: str
+    date: str
+    expnum: int = 0
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of a CCD in zero-based pixels, [row0, row1) x [col0, col1)."""
+
+    row0: int
+    row1: int
+    col0: int
+    col1: int
+
+
+@dataclass(frozen=True)
+class CcdContext:
+    """What is known of a CCD image before its pixels: enough to apply the camera's folklore."""
+
+    ccdnum: int
+    expnum: int
+    band: str
+    mjd_obs: float
+    plver: str
+    plprocid: str = ""
+
+
+class Instrument(Protocol):
+    """A camera."""
+
+    name: str
+    cameras: tuple[str, ...]  # what survey tables call it, lower case
+    ccds: tuple[Ccd, ...]
+    shape: tuple[int, int]  # rows, columns of a full CCD
+    pixel_scale: float  # arcsec
+    bands: tuple[str, ...]
+    saturation: float  # ADU, typical
+    gain: float  # e/ADU, typical
+    read_noise: float  # e, typical
+
+    def ccdnum_of(self, ccdname: str) -> int | None:
+        """The number of a CCD name (any case), or None."""
+
+    def parse_file_name(self, path: Path) -> FileName | None:
+        """What the file name says, or None if it is not this camera's."""
+
+    def companion(self, path: Path, prodtype: str) -> Path:
+        """The path of the mask (dqmask) or weight (wtmap) file beside an image."""
+
+    def band_of(self, text: str) -> str | None:
+        """The band of a FILTER header or table value, or None if the camera has no such band."""
+
+    def masked(self, dq: np.ndarray, context: CcdContext) -> np.ndarray:
+        """Which pixels of a data-quality image to leave out: bool, same shape; codes or bits by pipeline version."""
+
+    def bad_regions(self, context: CcdContext, shape: tuple[int, int]) -> list[Region]:
+        """Regions of the CCD never to be used, by chip, date and band."""
+
+    def is_dead(self, context: CcdContext) -> str:
+        """Why the CCD is known not to work at that time, or an empty string."""
+
+    def amplifiers(self, shape: tuple[int, int], ccdnum: int) -> list[Region]:
+        """The areas read by each amplifier."""
+
+    def sky_rate(self, band: str) -> float:
+        """Typical dark-sky level in ADU/s/pixel; NaN if unknown."""
+
+    def header_numbers(self, primary: Mapping[str, Any], extension: Mapping[str, Any]) -> dict[str, float]:
+        """Facts of the headers as numbers, by the names of HEADER_NUMBERS; NaN unknown. Never raises on odd values."""
+
+    def night(self, mjd_obs: float) -> int:
+        """The local night of a time as YYYYMMDD."""
+
+
+# Name, unit and meaning of what `header_numbers` gives; in every camera the same.
+HEADER_NUMBERS: tuple[tuple[str, str, str], ...] = (
+    ("header_wcs_failed", "", "1 if the astrometric solution failed"),
+    ("header_guider_lost", "", "1 if the guider lost its star"),
+    ("header_vsub_off", "", "1 if the bias structure was not subtracted"),
+    ("header_seeing", "arcsec", "seeing that the guider or the DIMM reports"),
+    ("header_transparency", "", "transparency that the guider reports"),
+    ("header_guide_error", "arcsec", "largest mean guide offset"),
+    ("header_focus_error", "um", "defocus that the telescope reports"),
+    ("header_fwhm", "px", "FWHM that the pipeline measured"),
+    ("header_ellipticity", "", "ellipticity that the pipeline measured"),
+    ("header_num_saturated", "", "share of saturated pixels that the pipeline counted"),
+    ("header_num_bleeds", "", "bleed trails that the pipeline counted"),
+    ("header_zero_point", "mag", "zero point for 1 ADU/s"),
+)

@@ -1,0 +1,123 @@
+"""What a run says: a log file per rank, the console on rank 0, metrics as JSON lines, progress."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+logger = logging.getLogger("hpcqa")
+
+LINE_EVERY_S = 10.0
+
+
+def start_logging(*, rank: int = 0, file: Path | None = None, verbose: bool = False) -> None:
+    """Send the log to a file for each rank, and rank 0's also to standard error."""
+    root = logging.getLogger("hpcqa")
+    root.setLevel(logging.DEBUG)
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    if rank == 0:
+        console = logging.StreamHandler(sys.stderr)
+        console.setLevel(logging.DEBUG if verbose else logging.INFO)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        root.addHandler(console)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        to_file = logging.FileHandler(file, delay=True)
+        to_file.setFormatter(logging.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s"))
+        root.addHandler(to_file)
+    root.propagate = False
+
+
+class Ticker(Protocol):
+    """Counts finished pieces of work."""
+
+    def advance(self, amount: int = 1) -> None: ...
+
+
+class Tracker:
+    """A progress bar on a terminal; elsewhere a line every ten seconds and one at the end.
+
+    Use as a context manager: `with Tracker("shard", total=200, unit="exposures") as ticker: ticker.advance()`.
+    """
+
+    def __init__(self, title: str, *, total: int, unit: str, shown: bool = True) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self._shown, self._done, self._bar = shown, 0, None
+        self._started = self._last = time.monotonic()
+
+    def __enter__(self) -> Tracker:
+        console = Console(stderr=True)
+        if self._shown and console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(self.unit),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self.title, total=self.total)
+        return self
+
+    def advance(self, amount: int = 1) -> None:
+        self._done += amount
+        if self._bar is not None:
+            self._bar.advance(self._task, amount)
+        elif self._shown and time.monotonic() - self._last > LINE_EVERY_S:
+            self._last = time.monotonic()
+            self._line()
+
+    def _line(self) -> None:
+        passed = time.monotonic() - self._started
+        rate = self._done / passed if passed > 0 else 0.0
+        left = (self.total - self._done) / rate if rate > 0 else math.inf
+        ending = f", {left:.0f} s left" if math.isfinite(left) and left > 0 else ""
+        logger.info("%s: %d of %d %s, %.3g/s%s", self.title, self._done, self.total, self.unit, rate, ending)
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._shown and kind is None and self.total:
+            self._line()
+
+
+def track(items: Iterable[T], title: str, *, total: int, unit: str, shown: bool = True) -> Iterator[T]:
+    """Iterate with progress."""
+    with Tracker(title, total=total, unit=unit, shown=shown) as ticker:
+        for item in items:
+            yield item
+            ticker.advance()
+
+
+class Metrics:
+    """Appends JSON lines, flushed one by one; names carry their units, e.g. `step_s`."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a")
+
+    def write(self, **values: Any) -> None:
+        clean = {name: _finite(value) for name, value in values.items()}
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Ranks: who am I, and how do we talk."""
