@@ -54,7 +54,8 @@ class Tracker:
 
     def __init__(self, title: str, *, total: int, unit: str, shown: bool = True) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self._shown, self._done, self._bar = shown, 0, None
+        self._shown, self._done = shown, 0
+        self._bar: Progress | None = None
         self._started = self._last = time.monotonic()
 
     def __enter__(self) -> Tracker:

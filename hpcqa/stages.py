@@ -12,7 +12,6 @@ from typing import Literal
 
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.config import Config
-from hpcqa.config.frozen import digest
 from hpcqa.parallel.ranks import Ranks
 
 StageFunction = Callable[[Config, RunFolder, Ranks], None]
@@ -20,19 +19,14 @@ StageFunction = Callable[[Config, RunFolder, Ranks], None]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. `sections` are the configuration sections whose output settings shape what it writes."""
+    """One stage; the settings that shape its output are in config/frozen.py."""
 
     name: str
     doc: str
     function: str
     ranks: Literal["one", "tasks", "torch", "mpi"]
-    sections: tuple[str, ...]
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-
-    def digest(self, config: Config) -> str:
-        """Digest of the settings that shape this stage's output; goes into the provenance of its artifacts."""
-        return digest(config, self.sections)
 
     def load(self) -> StageFunction:
         module, _, name = self.function.partition(":")
@@ -46,7 +40,6 @@ STAGES: tuple[Stage, ...] = (
         "Make a survey with known defects, written the way the Community Pipeline writes it.",
         "hpcqa.simulate.survey:run",
         "one",
-        ("seed", "instrument", "simulate"),
         (),
         ("survey",),
     ),
@@ -55,7 +48,6 @@ STAGES: tuple[Stage, ...] = (
         "List every CCD of every table once, with every reason for which one is left out; read the labels.",
         "hpcqa.survey.manifest:run",
         "one",
-        ("survey", "manifest", "instrument", "shard.exposures_per_shard"),
         (),
         ("manifest", "labels"),
     ),
@@ -64,7 +56,6 @@ STAGES: tuple[Stage, ...] = (
         "Read every exposure once into views and measured numbers.",
         "hpcqa.pixels.shards:run",
         "tasks",
-        ("views", "shard", "instrument"),
         ("manifest",),
         ("shards",),
     ),
@@ -73,7 +64,6 @@ STAGES: tuple[Stage, ...] = (
         "Mean background pattern and spread of the numbers for each CCD and band.",
         "hpcqa.pixels.calibrate:run",
         "one",
-        ("calibrate", "views"),
         ("shards",),
         ("calibration",),
     ),
@@ -82,7 +72,6 @@ STAGES: tuple[Stage, ...] = (
         "Train the vision transformer on the cutouts without labels.",
         "hpcqa.ssl.pretrain:run",
         "torch",
-        ("seed", "model", "ssl", "views"),
         ("shards", "calibration", "labels"),
         ("backbone",),
     ),
@@ -91,7 +80,6 @@ STAGES: tuple[Stage, ...] = (
         "Embed every CCD of the survey.",
         "hpcqa.ssl.embed:run",
         "mpi",
-        ("model", "embed", "views"),
         ("shards", "calibration", "backbone"),
         ("embeddings",),
     ),
@@ -100,7 +88,6 @@ STAGES: tuple[Stage, ...] = (
         "Build the classifier from the labelled exposures.",
         "hpcqa.qa.fit:run",
         "one",
-        ("seed", "fit", "evaluate.holdout"),
         ("embeddings", "labels", "calibration"),
         ("classifier",),
     ),
@@ -109,7 +96,6 @@ STAGES: tuple[Stage, ...] = (
         "Decide every exposure and every CCD.",
         "hpcqa.qa.classify:run",
         "mpi",
-        ("classify",),
         ("embeddings", "classifier", "manifest"),
         ("decisions", "ccd_decisions"),
     ),
@@ -118,7 +104,6 @@ STAGES: tuple[Stage, ...] = (
         "Compare the decisions with labels that the classifier has not seen.",
         "hpcqa.qa.evaluate:run",
         "one",
-        ("seed", "evaluate"),
         ("decisions", "labels"),
         ("evaluation",),
     ),
@@ -127,7 +112,6 @@ STAGES: tuple[Stage, ...] = (
         "Write the pages that people look at.",
         "hpcqa.report.pages:run",
         "one",
-        ("report",),
         ("decisions", "evaluation"),
         ("report",),
     ),

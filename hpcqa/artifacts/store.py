@@ -331,7 +331,7 @@ def write_arrays(
         EnvironmentProblem: the disk refuses.
     """
     checked = conform(schema, arrays, where=str(path))
-    lengths = {}
+    lengths: dict[str, int] = {}
     for name, values in checked.items():
         lengths.update(zip(schema.column(name).dims, values.shape, strict=True))
     without = [column.name for column in schema.columns if column.name not in checked]

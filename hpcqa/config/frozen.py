@@ -105,3 +105,23 @@ def settings_of(config: Config, sections: Sequence[str]) -> dict[str, Any]:
 def digest(config: Config, sections: Sequence[str]) -> str:
     """SHA-256 of the output settings under some sections."""
     return hashlib.sha256(json.dumps(settings_of(config, sections), sort_keys=True).encode()).hexdigest()
+
+
+# Which output settings shape each stage's artifacts: sections or single settings by dotted name.
+STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
+    "simulate": ("seed", "instrument", "simulate"),
+    "manifest": ("survey", "manifest", "instrument", "shard.exposures_per_shard"),
+    "shard": ("views", "shard", "instrument"),
+    "calibrate": ("calibrate", "views"),
+    "pretrain": ("seed", "model", "ssl", "views"),
+    "embed": ("model", "embed", "views"),
+    "fit": ("seed", "fit", "evaluate.holdout"),
+    "classify": ("classify",),
+    "evaluate": ("seed", "evaluate"),
+    "report": ("report",),
+}
+
+
+def stage_digest(config: Config, stage: str) -> str:
+    """Digest of the settings that shape a stage's output; goes into the provenance of its artifacts."""
+    return digest(config, STAGE_SECTIONS[stage])
