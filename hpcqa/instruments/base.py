@@ -6,6 +6,7 @@ and conf/ names a camera.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +30,16 @@ class Ccd:
 
 @dataclass(frozen=True)
 class FileName:
-    """What an image's file name says. `prodtype` is image, dqmask, wtmap or other."""
+    """What an image's file name says. `prodtype` is image, dqmask, wtmap or other; `date` is YYYY-MM-DDTHH:MM:SS;
+    `expnum` is 0 and `ccdname` empty where the name doesn't say.
+    """
 
     prodtype: str
     band: str
     version: str
     date: str
     expnum: int = 0
+    ccdname: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Instrument(Protocol):
     saturation: float  # ADU, typical
     gain: float  # e/ADU, typical
     read_noise: float  # e, typical
+    rows_along: tuple[int, int]  # step on the focal plane (x, y) when the row number grows: (1, 0), (0, 1), (-1, 0)...
+    cols_along: tuple[int, int]  # the same for the column number
 
     def ccdnum_of(self, ccdname: str) -> int | None:
         """The number of a CCD name (any case), or None."""
@@ -80,7 +86,11 @@ class Instrument(Protocol):
         """What the file name says, or None if it is not this camera's."""
 
     def companion(self, path: Path, prodtype: str) -> Path:
-        """The path of the mask (dqmask) or weight (wtmap) file beside an image."""
+        """The path of the mask (dqmask) or weight (wtmap) file beside an image.
+
+        Raises:
+            DataError: the file name is not this camera's (`parse_file_name` gives None).
+        """
 
     def band_of(self, text: str) -> str | None:
         """The band of a FILTER header or table value, or None if the camera has no such band."""
@@ -89,10 +99,16 @@ class Instrument(Protocol):
         """Which pixels of a data-quality image to leave out: bool, same shape; codes or bits by pipeline version."""
 
     def bad_regions(self, context: CcdContext, shape: tuple[int, int]) -> list[Region]:
-        """Regions of the CCD never to be used, by chip, date and band."""
+        """Regions of the CCD never to be used, by chip, date and band; none for an image that is not a full CCD."""
 
     def is_dead(self, context: CcdContext) -> str:
         """Why the CCD is known not to work at that time, or an empty string."""
+
+    def saturation_of(self, context: CcdContext) -> float:
+        """The level in ADU above which pixels are saturated whatever the mask says; infinity where masks are right."""
+
+    def has_amplifier_step(self, context: CcdContext) -> bool:
+        """Whether this CCD is known to have different sky levels in its amplifiers on good nights too."""
 
     def amplifiers(self, shape: tuple[int, int], ccdnum: int) -> list[Region]:
         """The areas read by each amplifier."""
@@ -104,7 +120,7 @@ class Instrument(Protocol):
         """Facts of the headers as numbers, by the names of HEADER_NUMBERS; NaN unknown. Never raises on odd values."""
 
     def night(self, mjd_obs: float) -> int:
-        """The local night of a time as YYYYMMDD."""
+        """The local night of a time as YYYYMMDD; 0 if the time is not finite."""
 
 
 # Name, unit and meaning of what `header_numbers` gives; in every camera the same.
@@ -119,6 +135,31 @@ HEADER_NUMBERS: tuple[tuple[str, str, str], ...] = (
     ("header_fwhm", "px", "FWHM that the pipeline measured"),
     ("header_ellipticity", "", "ellipticity that the pipeline measured"),
     ("header_num_saturated", "", "share of saturated pixels that the pipeline counted"),
-    ("header_num_bleeds", "", "bleed trails that the pipeline counted"),
+    ("header_num_bleeds", "px", "pixels in bleed trails that the pipeline counted"),
     ("header_zero_point", "mag", "zero point for 1 ADU/s"),
 )
+
+
+def number(header: Mapping[str, Any], *keys: str) -> float:
+    """The first finite number among `keys` of a header; NaN if none. Values may be strings ('NaN', ' 1.2 ')."""
+    for key in keys:
+        value = header.get(key)
+        try:
+            found = float(value.strip() if isinstance(value, str) else value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+        if math.isfinite(found):
+            return found
+    return math.nan
+
+
+def exposure_number(primary: Mapping[str, Any]) -> int:
+    """EXPNUM of a primary header, which may be a string; 0 if absent or not a positive whole number."""
+    value = number(primary, "EXPNUM")
+    return int(value) if value > 0 and value == int(value) else 0
+
+
+def halves(shape: tuple[int, int]) -> list[Region]:
+    """The two amplifiers of a CCD that is split at its middle column."""
+    rows, cols = shape
+    return [Region(0, rows, 0, cols // 2), Region(0, rows, cols // 2, cols)]
