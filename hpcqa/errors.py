@@ -10,6 +10,8 @@ class HpcqaError(Exception):
     """Base of every error that hpcqa raises on purpose."""
 
     exit_code = 70
+    # True for an error that `hpcqa run` reports at the end: what comes after it can still be done.
+    goes_on = False
 
 
 class ConfigError(HpcqaError):

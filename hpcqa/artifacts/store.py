@@ -207,6 +207,53 @@ def read_table(path: Path, schema: Schema, columns: Sequence[str] | None = None)
 # Arrays -------------------------------------------------------------------------------------------------------------
 
 
+class _PatientFile:
+    """The file under an HDF5 writer. A write that the disk refuses is kept for later instead of being raised.
+
+    HDF5 crashes the process when a write fails while it closes a file (seen with 1.14.6 and a file size limit, 2026-11),
+    so it never hears of it: `error` holds the first refusal, and the writer raises it once HDF5 has let go.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self.error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        if self.error is None:
+            try:
+                left = memoryview(data)
+                while len(left):
+                    left = left[self._file.write(left) :]
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size) or b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        return self._file.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class ArrayWriter:
     """Writes one HDF5 file row block by row block; use as a context manager.
 
@@ -238,7 +285,8 @@ class ArrayWriter:
     def __enter__(self) -> ArrayWriter:
         self._temporary = self._atomic.__enter__()
         try:
-            self._file = h5py.File(self._temporary, "w", libver=("v110", "v110"), locking=False)
+            self._disk = _PatientFile(self._temporary)
+            self._file = h5py.File(self._disk, "w", libver=("v110", "v110"))
             for column in self._columns:
                 shape = tuple(self._lengths[axis] for axis in column.dims)
                 kind = h5py.string_dtype() if column.dtype == "str" else np.dtype(column.dtype)
@@ -253,6 +301,8 @@ class ArrayWriter:
         """Write rows of a dataset, cast to its dtype."""
         assert self._file is not None
         self._file[name][where] = values
+        if self._disk.error is not None:
+            raise self._disk.error
 
     def attribute(self, name: str, value: Any) -> None:
         """Set an attribute of the file (JSON for anything but arrays, numbers and text)."""
@@ -263,8 +313,8 @@ class ArrayWriter:
             if kind is None:
                 self._close_well()
             elif self._file is not None:
-                with contextlib.suppress(Exception):
-                    self._file.close()
+                self._file.close()
+                self._disk.close()
         except BaseException as late:
             self._leave(type(late), late, late.__traceback__)
             raise
@@ -288,6 +338,9 @@ class ArrayWriter:
         self.stored = _finish(self.schema, self._provenance, rows, content)
         self._file.attrs[PROVENANCE_KEY] = json.dumps(dataclasses.asdict(self.stored), sort_keys=True)
         self._file.close()
+        self._disk.close()
+        if self._disk.error is not None:
+            raise self._disk.error
         with open_arrays(self._temporary, self.schema):
             pass
 

@@ -40,8 +40,10 @@ __all__ = [
 class Config:
     """The whole configuration of a run."""
 
-    run: str = setting("runs/default", "Run folder: every artifact of the run lands under it.", output=False)
-    base: str = setting("", "Another run folder whose artifacts are used where this run has none.", output=False)
+    run: str = setting("runs/default", "Run folder: every artifact of the run lands under it.", output=False, path=True)
+    base: str = setting(
+        "", "Another run folder whose artifacts are used where this run has none.", output=False, path=True
+    )
     seed: int = setting(1, "The one seed; every random stream is named by it and a key.", low=0)
     instrument: InstrumentConfig = section(InstrumentConfig)
     survey: SurveyConfig = section(SurveyConfig)

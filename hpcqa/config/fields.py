@@ -18,7 +18,8 @@ from hpcqa.errors import ConfigError
 class Setting:
     """The documentation and the legal range of one field.
 
-    `output` is False for settings that change how fast or where something runs but not what ends on disk.
+    `output` is False for settings that change how fast or where something runs but not what ends on disk. `path` marks
+    file names, which become absolute when the configuration is composed.
     """
 
     doc: str
@@ -27,6 +28,7 @@ class Setting:
     high: float | None
     choices: tuple[Any, ...]
     output: bool
+    path: bool = False
 
 
 def setting(
@@ -38,12 +40,13 @@ def setting(
     high: float | None = None,
     choices: tuple[Any, ...] = (),
     output: bool = True,
+    path: bool = False,
 ) -> Any:
     """A dataclass field with documentation and a range; mutable defaults are copied for each instance.
 
     `low` and `high` are inclusive and hold for every element of a list.
     """
-    metadata = {"setting": Setting(doc, unit, low, high, choices, output)}
+    metadata = {"setting": Setting(doc, unit, low, high, choices, output, path)}
     if isinstance(default, (list, dict)):
         kind = type(default)
         return dataclasses.field(default_factory=lambda: kind(default), metadata=metadata)

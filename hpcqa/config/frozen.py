@@ -17,6 +17,9 @@ from hpcqa.config import Config, check_ranges, leaves
 from hpcqa.errors import ConfigError
 
 
+RUN_MARK = "<run>"
+
+
 def to_plain(config: Config) -> dict[str, Any]:
     """Nested dictionaries and lists of the configuration."""
     return dataclasses.asdict(config)
@@ -73,8 +76,22 @@ def _scalar(hint: type, value: Any, name: str) -> Any:
 
 
 def to_yaml(config: Config, overrides: Sequence[str]) -> str:
-    """The text of run.yaml: the configuration and the overrides that made it."""
-    return yaml.safe_dump({"overrides": list(overrides), "config": to_plain(config)}, sort_keys=False)
+    """The text of run.yaml: the configuration and the overrides that made it.
+
+    The run folder's own path stands as a mark, so that a folder can be moved.
+    """
+    content = {"overrides": list(overrides), "config": to_plain(config)}
+    return yaml.safe_dump(_replace_text(content, config.run, RUN_MARK), sort_keys=False, width=1000)
+
+
+def _replace_text(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, str):
+        return value.replace(old, new) if old else value
+    if isinstance(value, Mapping):
+        return {key: _replace_text(item, old, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replace_text(item, old, new) for item in value]
+    return value
 
 
 def load(path: Path) -> tuple[Config, list[str]]:
@@ -84,7 +101,7 @@ def load(path: Path) -> tuple[Config, list[str]]:
         ConfigError: missing or not a run.yaml.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = _replace_text(yaml.safe_load(path.read_text()), RUN_MARK, str(path.parent))
         return from_plain(content["config"]), list(content["overrides"])
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; is this a run folder?") from None
@@ -98,7 +115,7 @@ def settings_of(config: Config, sections: Sequence[str]) -> dict[str, Any]:
     for leaf in leaves(config):
         inside = any(leaf.name == section or leaf.name.startswith(section + ".") for section in sections)
         if inside and leaf.setting.output:
-            chosen[leaf.name] = leaf.value
+            chosen[leaf.name] = _replace_text(leaf.value, config.run, RUN_MARK)
     return chosen
 
 

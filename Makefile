@@ -1,0 +1,37 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything lands in .venv and runs/.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= runs/demo
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check format clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (torch first, in its CPU build)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mpi,simulate,metrics,dev]"
+	@touch $@
+
+demo: install
+	$(BIN)/hpcqa run experiment=demo survey=simulated run=$(DEMO)
+
+test: install
+	$(BIN)/python -m pytest -m "not slurm"
+
+check: install
+	$(BIN)/ruff format --check hpcqa tests benchmarks conf
+	$(BIN)/ruff check hpcqa tests benchmarks conf
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q -x -m "not slurm and not slow and not browser"
+
+format: install
+	$(BIN)/ruff format hpcqa tests benchmarks conf
+	$(BIN)/ruff check --fix hpcqa tests benchmarks conf
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,220 @@
+"""`hpcqa STAGE [settings]`: the only place that prints results and sets exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcqa import __version__, observe
+from hpcqa.errors import ConfigError, EnvironmentProblem, HpcqaError
+from hpcqa.helptext import overview, stage_help
+from hpcqa.parallel.ranks import detect
+from hpcqa.stages import STAGES, stage
+
+if TYPE_CHECKING:
+    from hpcqa.artifacts.folder import RunFolder
+    from hpcqa.config import Config
+
+logger = logging.getLogger(__name__)
+
+HYDRA_SWITCHES = ("--multirun", "-m", "--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the `hpcqa` command; exits with the code of the error's kind."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = dispatch(words)
+    except HpcqaError as error:
+        print(f"hpcqa: {error}", file=sys.stderr)
+        code = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        print("hpcqa: interrupted; the same command goes on from here.", file=sys.stderr)
+        code = 130
+    except Exception as error:  # noqa: BLE001 - the last resort: a mistake of hpcqa's own becomes one sentence
+        logger.debug("internal error", exc_info=True)
+        print(
+            f"hpcqa: internal error, {type(error).__name__}: {error}. Please report it with the output of the same "
+            "command with --verbose.",
+            file=sys.stderr,
+        )
+        if "--verbose" in words:
+            raise
+        code = 70
+    sys.exit(code)
+
+
+def dispatch(words: list[str]) -> int:
+    """Run the command that the words name and return the exit code."""
+    verbose = "--verbose" in words
+    words = [word for word in words if word != "--verbose"]
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    observe.start_logging(verbose=verbose)
+    name, rest = words[0], words[1:]
+    if name == "run" or name in {entry.name for entry in STAGES}:
+        return stage_command(name, rest)
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "status": status_command,
+        "verify": verify_command,
+        "show": show_command,
+        "import-weights": import_weights_command,
+    }
+    if name not in commands:
+        raise ConfigError(f"{name}: no such command; `hpcqa --help` lists them.")
+    return commands[name](rest)
+
+
+def stage_command(name: str, words: list[str]) -> int:
+    """`hpcqa STAGE ...` and `hpcqa run ...`."""
+    if "--help" in words or "-h" in words:
+        print(stage_help(None if name == "run" else stage(name)))
+        return 0
+    refuse_ranks()
+    from hpcqa import compose
+
+    switches = [word for word in words if word.startswith("-")]
+    unknown = [word for word in switches if word not in HYDRA_SWITCHES]
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: no such switch; settings are key=value, see `hpcqa {name} --help`.")
+    if switches:
+        values = [
+            words[place + 1] for place, word in enumerate(words[:-1]) if word in ("--cfg", "-c", "--package", "-p")
+        ]
+        overrides = [word for word in words if word not in switches and word not in values]
+        return hydra_command(name, [*switches[:1], *values, *switches[1:]], compose.remembered(overrides))
+    overrides = compose.remembered(words)
+    return work(name, compose.compose(overrides), overrides)[0]
+
+
+def hydra_command(name: str, switches: list[str], overrides: list[str]) -> int:
+    """Let Hydra print or sweep; a sweep's jobs come back to `work` one by one."""
+    from hpcqa import compose
+
+    compose.check_keys(overrides)
+    codes: list[int] = []
+
+    def job(config: Config, job_overrides: list[str]) -> float | None:
+        try:
+            code, objective = work(name, config, job_overrides)
+        except HpcqaError as error:
+            # One bad combination must not stop the sweep: it is said, counted, and sets the exit code at the end.
+            print(f"hpcqa: {config.run}: {error}", file=sys.stderr)
+            code, objective = error.exit_code, None
+        codes.append(code)
+        return objective
+
+    before = sys.argv
+    sys.argv = [f"hpcqa {name}", *overrides, *switches]
+    try:
+        compose.through_hydra(job)
+    finally:
+        sys.argv = before
+    return max(codes, default=0)
+
+
+def work(name: str, config: Config, overrides: list[str]) -> tuple[int, float | None]:
+    """Freeze the configuration and run a stage, or all of them; returns the exit code and the objective."""
+    from hpcqa import compose
+    from hpcqa.launch.lock import held
+    from hpcqa.launch.pipeline import run_all, run_one
+
+    folder = compose.freeze(config, overrides)
+    with held(folder):
+        if name == "run":
+            outcome = run_all(config, folder)
+        else:
+            outcome = run_one(config, folder, stage(name))
+    for sentence in outcome.sentences:
+        print(sentence)
+    for error in outcome.errors:
+        print(f"hpcqa: {error}", file=sys.stderr)
+    return max((error.exit_code for error in outcome.errors), default=0), outcome.objective
+
+
+def refuse_ranks() -> None:
+    """Stop where a launcher has started several of us: ranks take a frozen configuration and never compose one.
+
+    Raises:
+        EnvironmentProblem: says how to start ranks.
+    """
+    sizes = [detect(os.environ).world_size]
+    sizes += [int(os.environ[key]) for key in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE") if os.environ.get(key, "").isdigit()]
+    if max(sizes) > 1:
+        raise EnvironmentProblem(
+            f"hpcqa was started as one of {max(sizes)} ranks; start ranks with `python -m hpcqa.launch.job RUN STAGE` "
+            "under the launcher, or let hpcqa start them with launch=local or launch=slurm."
+        )
+
+
+def run_folder(word: str) -> tuple[Config, RunFolder]:
+    """The frozen configuration and folder of an existing run."""
+    from hpcqa.artifacts.folder import RunFolder
+    from hpcqa.config.frozen import load
+
+    path = Path.cwd() / Path(word.removeprefix("run=")).expanduser()
+    config, _ = load(path / "run.yaml")
+    return config, RunFolder(path, Path(config.base) if config.base else None)
+
+
+def one_word(words: list[str], what: str) -> str:
+    if len(words) != 1:
+        raise ConfigError(f"expected {what}, found {len(words)} words; see `hpcqa --help`.")
+    return words[0]
+
+
+def status_command(words: list[str]) -> int:
+    """`hpcqa status RUN [--json]`."""
+    from hpcqa.launch.status import status_json, status_text
+
+    as_json = "--json" in words
+    config, folder = run_folder(one_word([word for word in words if word != "--json"], "a run folder"))
+    print(status_json(config, folder) if as_json else status_text(config, folder))
+    return 0
+
+
+def verify_command(words: list[str]) -> int:
+    """`hpcqa verify RUN`: exit code 3 if a file is damaged."""
+    from hpcqa.artifacts.verify import verify_run
+
+    _, folder = run_folder(one_word(words, "a run folder"))
+    checked, problems = verify_run(folder)
+    for problem in problems:
+        print(problem)
+    print(f"{folder.path}: {checked} files checked, {len(problems)} damaged.")
+    return 3 if problems else 0
+
+
+def show_command(words: list[str]) -> int:
+    """`hpcqa show EXPNUM [run=FOLDER] [out=FILE.png]`."""
+    from hpcqa.report.show import show
+
+    values = dict(word.split("=", 1) for word in words if "=" in word)
+    expnum = one_word([word for word in words if "=" not in word], "an expnum")
+    if not expnum.isdigit():
+        raise ConfigError(f"{expnum}: expected an exposure number.")
+    config, folder = run_folder(values.get("run", "runs/default"))
+    out = Path(values.get("out", f"exposure-{expnum}.png"))
+    print(show(config, folder, int(expnum), out))
+    return 0
+
+
+def import_weights_command(words: list[str]) -> int:
+    """`hpcqa import-weights FILE OUT`."""
+    from hpcqa.ssl.weights import import_weights
+
+    if len(words) != 2:
+        raise ConfigError("expected a file of weights and the backbone.safetensors to write.")
+    print(import_weights(Path(words[0]), Path(words[1])))
+    return 0

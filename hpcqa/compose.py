@@ -1,0 +1,196 @@
+"""The Hydra boundary: overrides in, a checked and frozen configuration out. Ranks never come here.
+
+What a person typed for a run folder is remembered in its run.yaml, so that the next command on that folder needs only
+`run=FOLDER` and whatever is new.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.store import write_text
+from hpcqa.config import Config, leaves
+from hpcqa.config.frozen import STAGE_SECTIONS, from_plain, load, settings_of, to_yaml
+from hpcqa.errors import ConfigError
+from hpcqa.stages import STAGES
+
+CONFIG_MODULE = "hpcqa.conf"
+GROUPS = ("instrument", "survey", "model", "launch", "cluster", "stage", "experiment")
+
+
+def register_schema() -> None:
+    """Give Hydra the dataclasses, so that it knows every key and type."""
+    node = OmegaConf.structured(Config)
+    # Frozen dataclasses make read-only nodes, which composition could not fill (omegaconf 2.3, 2025).
+    OmegaConf.set_readonly(node, False)
+    ConfigStore.instance().store(name="hpcqa_schema", node=node)
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """The checked configuration of some overrides, with absolute paths.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or a value out of range.
+    """
+    check_keys(overrides)
+    register_schema()
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            return to_config(hydra_compose("config", overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_sentence(error)) from None
+
+
+def to_config(composed: DictConfig) -> Config:
+    """What Hydra composed, as the typed configuration with absolute paths."""
+    container = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    assert isinstance(container, dict)
+    plain: dict[str, Any] = {str(key): value for key, value in container.items() if key not in ("hydra", "experiment")}
+    return with_absolute_paths(from_plain(plain))
+
+
+def _one_sentence(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    keys = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
+    text = lines[0] if lines else type(error).__name__
+    return f"{keys[0]}: {text}." if keys and keys[0] not in text else f"{text.rstrip('.')}."
+
+
+def override_key(override: str) -> str:
+    """The key of an override such as `+ssl.lr=1e-3`, `survey=simulated` or `~stage`."""
+    return override.split("=", 1)[0].lstrip("+~").split("@", 1)[0]
+
+
+def check_keys(overrides: Sequence[str]) -> None:
+    """Compare override keys with the settings there are.
+
+    Raises:
+        ConfigError: names the key and the nearest ones.
+    """
+    known = {leaf.name for leaf in leaves(Config())} | set(GROUPS)
+    for override in overrides:
+        key = override_key(override)
+        if "=" not in override and not override.startswith("~"):
+            raise ConfigError(f"{override}: expected key=value; see `hpcqa STAGE --help` for the settings.")
+        if key in known or key.startswith(("hydra", "stage.")):
+            continue
+        near = difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`hpcqa STAGE --help` lists them all."
+        raise ConfigError(f"{key}: no such setting; {hint}")
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration with every path setting absolute, so that it means the same from any directory."""
+    return _absolute_section(config)
+
+
+def _absolute_section(section: Any) -> Any:
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _absolute_section(value)
+        elif "setting" in field.metadata and field.metadata["setting"].path:
+            changes[field.name] = [absolute(item) for item in value] if isinstance(value, list) else absolute(value)
+    return dataclasses.replace(section, **changes)
+
+
+def absolute(path: str) -> str:
+    """An absolute path without touching links; an empty one stays empty."""
+    return str(Path.cwd() / Path(path).expanduser()) if path else ""
+
+
+# The run folder's memory --------------------------------------------------------------------------------------------
+
+
+def remembered(overrides: Sequence[str]) -> list[str]:
+    """The overrides that the run folder (and its base) already know, followed by the new ones; the last word counts."""
+    values = {override_key(item): item.split("=", 1)[1].strip("'\"") for item in overrides if "=" in item}
+    earlier: list[str] = []
+    for key in ("base", "run"):
+        folder = values.get(key, "runs/default" if key == "run" else "")
+        file = Path(absolute(folder)) / "run.yaml"
+        if folder and file.exists():
+            earlier += [item for item in load(file)[1] if override_key(item) not in ("run", "base") or key == "run"]
+    merged = {override_key(item): item for item in [*earlier, *overrides]}
+    return list(merged.values())
+
+
+def freeze(config: Config, overrides: Sequence[str]) -> RunFolder:
+    """Write run.yaml, or check that the folder's artifacts were made with these settings.
+
+    Raises:
+        ConfigError: an artifact in the folder was made with other settings; names them.
+    """
+    folder = RunFolder(Path(config.run), Path(config.base) if config.base else None)
+    if folder.base is not None and not folder.base.is_dir():
+        raise ConfigError(f"base={folder.base}: no such run folder.")
+    file = folder.output("run")
+    if file.exists():
+        refuse_contradictions(load(file)[0], config, folder)
+    text = to_yaml(config, [_with_absolute_value(item, config) for item in overrides])
+    if not file.exists() or file.read_text() != text:
+        write_text(file, text)
+    return folder
+
+
+def refuse_contradictions(before: Config, now: Config, folder: RunFolder) -> None:
+    """ConfigError if an artifact that is there was made with other settings than these."""
+    for stage in STAGES:
+        if not any(folder.output(artifact).exists() for artifact in stage.writes):
+            continue
+        old, new = (settings_of(config, STAGE_SECTIONS[stage.name]) for config in (before, now))
+        changed = [f"{key}={old.get(key)} (now {new.get(key)})" for key in new if old.get(key) != new.get(key)]
+        if changed:
+            raise ConfigError(
+                f"{folder.path}: its {', '.join(stage.writes)} was made with {', '.join(changed)}; "
+                f"choose another folder with `run=`, and `base={folder.path}` to use what this one has."
+            )
+
+
+def _with_absolute_value(override: str, config: Config) -> str:
+    """An override as run.yaml keeps it: path settings as absolute paths."""
+    key = override_key(override)
+    for leaf in leaves(config):
+        if leaf.name == key and leaf.setting.path:
+            return f"{key}={json.dumps(leaf.value)}"
+    return override
+
+
+# Sweeps and Hydra's own switches ------------------------------------------------------------------------------------
+
+
+def through_hydra(task: Callable[[Config, list[str]], float | None]) -> None:
+    """Hand the command line to Hydra itself, for `--multirun`, `--cfg job` and its other switches.
+
+    In a sweep every job has a run folder of its own under RUN/sweeps/, and the run it was started from as its base.
+    """
+    register_schema()
+
+    def job(composed: DictConfig) -> float | None:
+        config = to_config(composed)
+        overrides = list(HydraConfig.get().overrides.task)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            output = HydraConfig.get().runtime.output_dir
+            config = dataclasses.replace(config, base=config.base or config.run, run=output)
+            overrides = [item for item in overrides if override_key(item) not in ("run", "base")]
+            overrides += [f"run={json.dumps(output)}", f"base={json.dumps(config.base)}"]
+        return task(config, overrides)
+
+    hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base="1.3")(job)()

@@ -1,0 +1,77 @@
+"""The flow in order: what `hpcqa run` and `hpcqa STAGE` do once the configuration is frozen."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.store import read_json
+from hpcqa.config import Config
+from hpcqa.errors import ConfigError, HpcqaError
+from hpcqa.launch.submit import run_stage
+from hpcqa.stages import STAGES, Stage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """What came of it: sentences for the person who waits, errors that did not stop the rest, a sweep's objective."""
+
+    sentences: list[str] = field(default_factory=list)
+    errors: list[HpcqaError] = field(default_factory=list)
+    objective: float | None = None
+
+
+def planned(config: Config) -> list[Stage]:
+    """The stages of a run: all of them, without `simulate` for a real survey."""
+    return [stage for stage in STAGES if stage.name != "simulate" or config.survey.simulated]
+
+
+def run_all(config: Config, folder: RunFolder) -> Outcome:
+    """Every stage in order; each skips what is done.
+
+    Raises:
+        ConfigError: there is nothing to read.
+        HpcqaError: of the first stage that fails for good.
+    """
+    if not (config.survey.simulated or config.survey.tables or config.survey.images):
+        raise ConfigError(
+            "survey.tables=[]: no survey; name tables (survey.tables=[...]), image directories (survey.images=[...]), "
+            "or simulate one with survey=simulated."
+        )
+    outcome = Outcome()
+    for stage in planned(config):
+        _run(config, folder, stage, outcome)
+    _conclude(folder, outcome)
+    return outcome
+
+
+def run_one(config: Config, folder: RunFolder, stage: Stage) -> Outcome:
+    """One stage on what the stages before it wrote."""
+    outcome = Outcome()
+    _run(config, folder, stage, outcome)
+    outcome.sentences += [f"{stage.name}: {folder.output(artifact)}" for artifact in stage.writes]
+    return outcome
+
+
+def _run(config: Config, folder: RunFolder, stage: Stage, outcome: Outcome) -> None:
+    started = time.monotonic()
+    logger.info("%s: started", stage.name)
+    try:
+        run_stage(config, folder, stage)
+    except HpcqaError as error:
+        if not error.goes_on:
+            raise
+        outcome.errors.append(error)
+    logger.info("%s: finished in %.1f s", stage.name, time.monotonic() - started)
+
+
+def _conclude(folder: RunFolder, outcome: Outcome) -> None:
+    report = folder.output("report") / "index.html"
+    evaluation = folder.find("evaluation")
+    if evaluation is not None:
+        outcome.objective = read_json(evaluation).get("objective")
+    outcome.sentences += [f"decisions: {folder.output('decisions')}", f"report: {report}"]
