@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+
+from hpcqa import compose
+from hpcqa.config import Config
+from hpcqa.config.frozen import load
+from hpcqa.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_compose_to_the_dataclasses_defaults():
+    composed = compose.compose([])
+    assert composed.fit == Config().fit
+    assert composed.views == Config().views
+
+
+def test_groups_and_values_compose(tmp_path):
+    config = compose.compose(["instrument=decam", "fit.k=7", "run=here", "survey.tables=[a.fits,/b/*.fits]"])
+    assert config.instrument.name == "decam"
+    assert config.views.context == [512, 256]
+    assert config.fit.k == 7
+    assert config.run == str(tmp_path / "here")
+    assert config.survey.tables == [str(tmp_path / "a.fits"), "/b/*.fits"]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("ssl.lrr=1", "ssl.lrr: no such setting; did you mean ssl.lr"),
+        ("fit.k=many", "fit.k"),
+        ("fit.k=0", "fit.k=0: expected 1 to 1000"),
+        ("instrument=hubble", "hubble"),
+        ("seed", "seed: expected key=value"),
+        ("fit.k=[1", "fit.k=[1"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(override, said):
+    with pytest.raises(ConfigError) as caught:
+        compose.compose([override])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_folder_remembers_its_overrides(tmp_path):
+    overrides = compose.remembered(["run=first", "fit.k=7", "survey.tables=[t.fits]"])
+    compose.freeze(compose.compose(overrides), overrides)
+    again = compose.remembered([f"run={tmp_path}/first", "seed=1"])
+    config = compose.compose(again)
+    assert config.fit.k == 7
+    assert config.survey.tables == [str(tmp_path / "t.fits")]
+
+
+def test_a_remembered_path_means_the_same_from_elsewhere(tmp_path, monkeypatch):
+    overrides = ["run=first", "survey.tables=[t.fits]"]
+    compose.freeze(compose.compose(overrides), overrides)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = compose.compose(compose.remembered(["run=../first"]))
+    assert config.survey.tables == [str(tmp_path / "t.fits")]
+
+
+def test_the_newest_word_counts():
+    overrides = ["run=first", "fit.k=7"]
+    compose.freeze(compose.compose(overrides), overrides)
+    assert compose.compose(compose.remembered(["run=first", "fit.k=9"])).fit.k == 9
+
+
+def test_a_folder_of_another_configuration_is_refused(tmp_path):
+    overrides = ["run=first", "manifest.min_exptime=10"]
+    folder = compose.freeze(compose.compose(overrides), overrides)
+    folder.output("manifest").write_text("made")
+    changed = compose.remembered(["run=first", "manifest.min_exptime=20"])
+    with pytest.raises(ConfigError) as caught:
+        compose.freeze(compose.compose(changed), changed)
+    assert "manifest.min_exptime=10.0 (now 20.0)" in str(caught.value)
+    assert "base=" in str(caught.value)
+    assert load(tmp_path / "first" / "run.yaml")[0].manifest.min_exptime == 10
+
+
+def test_settings_that_only_change_speed_may_change(tmp_path):
+    overrides = ["run=first"]
+    folder = compose.freeze(compose.compose(overrides), overrides)
+    folder.output("shards").mkdir()
+    changed = compose.remembered(["run=first", "shard.workers=3"])
+    compose.freeze(compose.compose(changed), changed)
+    assert load(tmp_path / "first" / "run.yaml")[0].shard.workers == 3
+
+
+def test_a_base_run_lends_its_overrides(tmp_path):
+    overrides = ["run=first", "fit.k=7"]
+    compose.freeze(compose.compose(overrides), overrides)
+    config = compose.compose(compose.remembered(["run=second", "base=first", "seed=5"]))
+    assert (config.fit.k, config.seed) == (7, 5)
+    assert config.run == str(tmp_path / "second")
+    assert config.base == str(tmp_path / "first")
+
+
+def test_a_base_that_is_not_there_is_named():
+    overrides = ["run=second", "base=nowhere"]
+    with pytest.raises(ConfigError, match="no such run folder"):
+        compose.freeze(compose.compose(overrides), overrides)
+
+
+@pytest.mark.parametrize("group", ["instrument", "survey", "model", "launch", "cluster", "stage", "experiment"])
+def test_every_file_of_conf_composes(group, request):
+    files = sorted((request.config.rootpath / "conf" / group).glob("*.yaml"))
+    assert files
+    for file in files:
+        compose.compose([f"{group}={file.stem}"])
