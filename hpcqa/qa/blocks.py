@@ -1,0 +1,273 @@
+"""From measured numbers and embeddings to the features that neighbours are looked up in.
+
+Three kinds of evidence ("channels") stay apart, each with features of its own for a CCD and for an exposure: `numbers`
+(measured, robustly standardised), `network` (embeddings of the views, reduced by PCA without whitening) and `defects`
+(what the injected-defect heads answer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CHANNELS: dict[str, tuple[str, ...]] = {
+    "numbers": ("numbers",),
+    "network": ("context", "background", "detail"),
+    "defects": ("defects",),
+}
+EXPOSURE_BLOCKS: dict[str, tuple[str, ...]] = {"network": ("focal_plane",), "defects": ("exposure_defects",)}
+# At most so many rows enter a PCA or a median; more change nothing that matters.
+FIT_ROWS = 20000
+
+
+# Standardising ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Robust:
+    """Centre and scale of each feature among good examples; what is far from them is squashed like asinh.
+
+    Attributes:
+        centre, scale: float64 (feature,).
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def fit(cls, good: np.ndarray, everything: np.ndarray) -> Robust:
+        """Median and spread of the good rows; features that are constant there take a tenth of the largest deviation."""
+        good, everything = thin(good), thin(everything)
+        centre = np.median(good, axis=0).astype(np.float64)
+        deviation = np.abs(good - centre)
+        # The MAD is zero for flags and counts; the 95 % quantile still sees their tail.
+        scale = np.maximum(1.4826 * np.median(deviation, axis=0), 0.5 * np.quantile(deviation, 0.95, axis=0))
+        largest = np.abs(everything - centre).max(axis=0, initial=0.0)
+        scale = np.where(scale > 1e-9 * np.maximum(1.0, np.abs(centre)), scale, 0.1 * largest)
+        return cls(centre, np.where(scale > 0, scale, 1.0))
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """float32 of the same shape: linear within two scales, logarithmic beyond."""
+        return squash((values - self.centre) / self.scale)
+
+
+def squash(deviation: np.ndarray) -> np.ndarray:
+    """2 asinh(z / 2) as float32; NaN becomes 0, which is unremarkable."""
+    return np.nan_to_num(2.0 * np.arcsinh(deviation / 2.0), nan=0.0, posinf=60.0, neginf=-60.0).astype(np.float32)
+
+
+def thin(rows: np.ndarray, most: int = FIT_ROWS) -> np.ndarray:
+    """At most `most` rows, evenly spaced."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+
+
+@dataclass(frozen=True)
+class Pca:
+    """Leading components, not whitened, scaled so that good examples have unit mean square in all of them together.
+
+    Attributes:
+        centre: float64 (feature,); components: float64 (feature, component), the scale included.
+    """
+
+    centre: np.ndarray
+    components: np.ndarray
+
+    @classmethod
+    def fit(cls, good: np.ndarray, everything: np.ndarray, count: int) -> Pca:
+        rows = np.nan_to_num(thin(everything)).astype(np.float64)
+        centre = rows.mean(axis=0)
+        values, vectors = np.linalg.eigh(np.cov(rows - centre, rowvar=False, bias=True).reshape(rows.shape[1], -1))
+        components = vectors[:, np.argsort(values)[::-1][:count]]
+        # The sign of an eigenvector is arbitrary: make its largest entry positive.
+        peak = np.argmax(np.abs(components), axis=0)
+        components = components * np.sign(components[peak, np.arange(components.shape[1])])
+        projected = (np.nan_to_num(thin(good)) - centre) @ components
+        spread = np.sqrt(np.mean(np.square(projected - projected.mean(axis=0)).sum(axis=1)))
+        return cls(centre, components / (spread if spread > 0 else 1.0))
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """float32 (row, component)."""
+        return ((np.nan_to_num(values) - self.centre) @ self.components).astype(np.float32)
+
+
+# Numbers against the survey -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NumberScale:
+    """Median and scatter of each measured number by (CCD, band), from calibration.h5.
+
+    Attributes:
+        ccdnum: int32 (pattern,); band: str (pattern,); median, scatter: float32 (pattern, number).
+    """
+
+    ccdnum: np.ndarray
+    band: np.ndarray
+    median: np.ndarray
+    scatter: np.ndarray
+
+    def apply(self, numbers: np.ndarray, ccdnum: np.ndarray, band: np.ndarray) -> np.ndarray:
+        """Deviations in units of the band's scatter, and the share of unknown numbers as one more column.
+
+        A CCD without a pattern takes the median of its band's patterns, a band without any the median of all.
+
+        Returns:
+            float32 (ccd, number + 1); NaN unknown; where the scatter is zero the plain difference.
+        """
+        deviation = np.empty(numbers.shape, np.float32)
+        for name in np.unique(band.astype(str)):
+            rows = np.flatnonzero(band == name)
+            inside = np.flatnonzero(self.band == name)
+            inside = inside if len(inside) else np.arange(len(self.band))
+            scatter = _nanmedian(self.scatter[inside])
+            scatter = np.where(scatter > 0, scatter, 1.0)
+            centres = self._centres(inside, ccdnum[rows])
+            deviation[rows] = (numbers[rows] - centres) / scatter
+        unknown = np.isnan(deviation).mean(axis=1, keepdims=True) if deviation.shape[1] else np.zeros((len(numbers), 1))
+        return np.concatenate([deviation, unknown.astype(np.float32)], axis=1)
+
+    def _centres(self, inside: np.ndarray, ccdnum: np.ndarray) -> np.ndarray:
+        pooled = _nanmedian(self.median[inside])
+        own = {int(self.ccdnum[row]): np.where(np.isnan(self.median[row]), pooled, self.median[row]) for row in inside}
+        numbers, inverse = np.unique(ccdnum, return_inverse=True)
+        return np.stack([own.get(int(number), pooled) for number in numbers])[inverse]
+
+    @classmethod
+    def of_numbers(cls, numbers: np.ndarray, band: np.ndarray) -> NumberScale:
+        """A scale from the numbers themselves, by band; for runs without a calibration."""
+        names = np.unique(band.astype(str))
+        medians, scatters = [], []
+        for name in names:
+            median = _nanmedian(numbers[band == name])
+            medians.append(median)
+            scatters.append(1.4826 * _nanmedian(np.abs(numbers[band == name] - median)))
+        return cls(np.full(len(names), -1, np.int32), names.astype(object), np.stack(medians), np.stack(scatters))
+
+
+def _nanmedian(rows: np.ndarray) -> np.ndarray:
+    """Median of each column without NaN; 0 for a column of nothing else."""
+    unknown = np.isnan(rows).all(axis=0)
+    return np.asarray(np.nanmedian(np.where(unknown, 0.0, rows), axis=0))
+
+
+# CCDs to exposure ---------------------------------------------------------------------------------------------------
+
+
+def per_exposure(values: np.ndarray, starts: np.ndarray, how: Sequence[str]) -> np.ndarray:
+    """Statistics of the CCDs of each exposure, side by side.
+
+    Args:
+        values: float (ccd, feature), the CCDs of an exposure together.
+        starts: int (exposure,), first row of each exposure.
+        how: of mean, spread, max, min.
+
+    Returns:
+        float64 (exposure, len(how) x feature).
+    """
+    if not len(starts):
+        return np.zeros((0, len(how) * values.shape[1]))
+    count = np.diff(np.r_[starts, len(values)])[:, None]
+    mean = np.add.reduceat(values.astype(np.float64), starts, axis=0) / count
+    parts = {"mean": mean}
+    if "spread" in how:
+        square = np.add.reduceat(np.square(values.astype(np.float64)), starts, axis=0) / count
+        parts["spread"] = np.sqrt(np.maximum(square - np.square(mean), 0.0))
+    if "max" in how:
+        parts["max"] = np.maximum.reduceat(values, starts, axis=0)
+    if "min" in how:
+        parts["min"] = np.minimum.reduceat(values, starts, axis=0)
+    return np.concatenate([parts[name] for name in how], axis=1)
+
+
+STATISTICS = {"numbers": ("mean", "spread", "max", "min"), "network": ("mean", "spread"), "defects": ("mean", "max")}
+
+
+# The map ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What is known of some exposures, before any scaling. CCDs of an exposure lie together, exposures in order.
+
+    Attributes:
+        starts: int64 (exposure,), first CCD of each exposure.
+        ccd: block name to float (ccd, feature); "numbers" already as deviations by NumberScale.
+        exposure: block name to float (exposure, feature).
+    """
+
+    starts: np.ndarray
+    ccd: Mapping[str, np.ndarray]
+    exposure: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """Raw blocks to features by channel, for CCDs and for exposures; all it learned is in `parameters`."""
+
+    channels: tuple[str, ...]
+    parameters: Mapping[str, np.ndarray]
+
+    def ccd(self, raw: Raw) -> dict[str, np.ndarray]:
+        """Features of the CCDs: channel to float32 (ccd, feature)."""
+        return {
+            channel: np.concatenate([self._apply(f"ccd.{name}", raw.ccd[name]) for name in CHANNELS[channel]], axis=1)
+            for channel in self.channels
+        }
+
+    def exposure(self, raw: Raw, ccd: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Features of the exposures from those of their CCDs and their own blocks: float32 (exposure, feature)."""
+        result = {}
+        for channel in self.channels:
+            summary = per_exposure(ccd[channel], raw.starts, STATISTICS[channel])
+            parts = [self._apply(f"exposure.{channel}", summary)]
+            parts += [self._apply(f"exposure.{name}", raw.exposure[name]) for name in self._own(channel)]
+            result[channel] = np.concatenate(parts, axis=1)
+        return result
+
+    def _own(self, channel: str) -> list[str]:
+        return [name for name in EXPOSURE_BLOCKS.get(channel, ()) if f"exposure.{name}.centre" in self.parameters]
+
+    def _apply(self, name: str, values: np.ndarray) -> np.ndarray:
+        centre = self.parameters[f"{name}.centre"]
+        if f"{name}.scale" in self.parameters:
+            return Robust(centre, self.parameters[f"{name}.scale"]).apply(values)
+        return Pca(centre, self.parameters[f"{name}.components"]).apply(values)
+
+
+def learn_features(raw: Raw, good_exposure: np.ndarray, channels: Sequence[str], pca: int) -> FeatureMap:
+    """Learn every scale and projection from labelled exposures.
+
+    Args:
+        raw: labelled exposures.
+        good_exposure: bool (exposure,), good as a whole.
+        channels: of CHANNELS; those whose blocks `raw` lacks are left out.
+        pca: components of each embedded block.
+    """
+    usable = tuple(channel for channel in channels if all(name in raw.ccd for name in CHANNELS[channel]))
+    good_ccd = np.repeat(good_exposure, np.diff(np.r_[raw.starts, len(next(iter(raw.ccd.values())))]))
+    parameters: dict[str, np.ndarray] = {}
+    for channel in usable:
+        for name in CHANNELS[channel]:
+            _learn(parameters, f"ccd.{name}", raw.ccd[name], good_ccd, channel, pca)
+    partial = FeatureMap(usable, parameters).ccd(raw)
+    for channel in usable:
+        summary = per_exposure(partial[channel], raw.starts, STATISTICS[channel])
+        _learn(parameters, f"exposure.{channel}", summary, good_exposure, channel, 2 * pca)
+        for name in EXPOSURE_BLOCKS.get(channel, ()):
+            if name in raw.exposure:
+                _learn(parameters, f"exposure.{name}", raw.exposure[name], good_exposure, channel, pca)
+    return FeatureMap(usable, parameters)
+
+
+def _learn(
+    parameters: dict[str, np.ndarray], name: str, values: np.ndarray, good: np.ndarray, channel: str, pca: int
+) -> None:
+    chosen = values[good] if good.any() else values
+    if channel == "network":
+        learned = Pca.fit(chosen, values, pca)
+        parameters[f"{name}.centre"], parameters[f"{name}.components"] = learned.centre, learned.components
+        return
+    robust = Robust.fit(np.nan_to_num(chosen), np.nan_to_num(values))
+    parameters[f"{name}.centre"], parameters[f"{name}.scale"] = robust.centre, robust.scale

@@ -1,0 +1,90 @@
+"""Several scores to one calibrated probability, one-sided: no score that looks good excuses one that looks bad."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+RIDGE = 0.02
+MAX_LOGIT = 12.0
+
+
+@dataclass(frozen=True)
+class OneSided:
+    """Scores in units of the good examples' scatter, floored at their median.
+
+    Attributes:
+        centre, scale: float64 (score,).
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def fit(cls, good: np.ndarray) -> OneSided:
+        """From the scores of good examples, float64 (row, score)."""
+        centre = np.median(good, axis=0)
+        deviation = np.abs(good - centre)
+        scale = np.maximum(1.4826 * np.median(deviation, axis=0), 0.5 * np.quantile(deviation, 0.95, axis=0))
+        return cls(centre, np.where(scale > 1e-9, scale, 1.0))
+
+    def deviation(self, scores: np.ndarray) -> np.ndarray:
+        """Units of scatter above the median, either sign."""
+        return np.asarray((scores - self.centre) / self.scale)
+
+    def apply(self, scores: np.ndarray) -> np.ndarray:
+        """Non-negative and growing like a logarithm: asinh of the deviation above the median."""
+        return np.asarray(np.arcsinh(np.maximum(self.deviation(scores), 0.0)))
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A logistic model with non-negative weights on one-sided scores.
+
+    Attributes:
+        one_sided: how each score is scaled; weight: float64 (score,); intercept: for the share of bad ones that is expected.
+    """
+
+    one_sided: OneSided
+    weight: np.ndarray
+    intercept: float
+
+    def logit(self, scores: np.ndarray) -> np.ndarray:
+        """Log odds of bad: float64 (row,)."""
+        return np.clip(self.one_sided.apply(scores) @ self.weight + self.intercept, -MAX_LOGIT, MAX_LOGIT)
+
+    def probability(self, scores: np.ndarray) -> np.ndarray:
+        return np.asarray(expit(self.logit(scores)))
+
+
+def fit_fusion(scores: np.ndarray, bad: np.ndarray, sample_weight: np.ndarray, bad_rate: float) -> Fusion:
+    """Fit the fusion on scores that were made without the rows' own labels.
+
+    Args:
+        scores: float64 (row, score).
+        bad: bool (row,), both kinds present.
+        sample_weight: float64 (row,).
+        bad_rate: share of bad ones where the classifier will be used; the intercept is shifted from the sample's share.
+    """
+    one_sided = OneSided.fit(scores[~bad])
+    features = one_sided.apply(scores)
+    weight = sample_weight / sample_weight.sum()
+    share = float(weight[bad].sum())
+    sign = np.where(bad, 1.0, -1.0)
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        slope, intercept = parameters[:-1], parameters[-1]
+        margin = sign * (features @ slope + intercept)
+        value = float(np.sum(weight * np.logaddexp(0.0, -margin)) + 0.5 * RIDGE * np.sum(slope**2))
+        pull = -weight * sign * expit(-margin)
+        return value, np.r_[features.T @ pull + RIDGE * slope, pull.sum()]
+
+    size = features.shape[1]
+    start = np.r_[np.full(size, 1.0 / size), logit(share)]
+    bounds = [(0.0, None)] * size + [(None, None)]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 2000, "ftol": 1e-12})
+    intercept = float(found.x[-1] + logit(bad_rate) - logit(share))
+    return Fusion(one_sided, np.maximum(found.x[:-1], 0.0), intercept)

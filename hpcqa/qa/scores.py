@@ -1,0 +1,131 @@
+"""How near a query is to bad and to good examples: ratios of distances, and novelty.
+
+A plain vote of the neighbours forgets how far they are. The ratio of the distance to the nearest good examples and the
+distance to the nearest bad ones keeps it, and the first of them alone says how new a query is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpcqa.qa import knn
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of each query against labelled references.
+
+    Attributes:
+        good: float64 (query,), mean distance to the k nearest good references; NaN without any.
+        bad: float64 (query,), the same for bad ones; NaN without any.
+        nearest_good: int64 (query, k), rows of the references, -1 for none.
+        nearest_bad: int64 (query, k).
+        bad_distance: float64 (query, k), inf for none.
+    """
+
+    good: np.ndarray
+    bad: np.ndarray
+    nearest_good: np.ndarray
+    nearest_bad: np.ndarray
+    bad_distance: np.ndarray
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """Log of the distance to good over the distance to bad: positive if nearer to bad; 0 where one is unknown."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.log(np.maximum(self.good, TINY)) - np.log(np.maximum(self.bad, TINY))
+        return np.where(np.isfinite(ratio), ratio, 0.0)
+
+    @property
+    def novelty(self) -> np.ndarray:
+        """Log of the distance to good; 0 where unknown."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            novelty = np.log(np.maximum(self.good, TINY))
+        return np.where(np.isfinite(novelty), novelty, 0.0)
+
+
+# Distances below this are equal for every purpose; keeps the logarithm of a duplicate finite.
+TINY = 1e-6
+
+
+def distance_ratio_scores(
+    queries: np.ndarray,
+    references: np.ndarray,
+    bad: np.ndarray,
+    k: int = 4,
+    *,
+    query_group: np.ndarray | None = None,
+    reference_group: np.ndarray | None = None,
+    device: str = "cpu",
+) -> Scores:
+    """Score queries by their distances to the nearest good and the nearest bad references.
+
+    Args:
+        queries: float32 (query, feature).
+        references: float32 (reference, feature).
+        bad: bool (reference,).
+        k: neighbours of each class; means over fewer where there are fewer.
+        query_group: int (query,); a query never finds references of its own group (its exposure, night or fold).
+        reference_group: int (reference,), with `query_group`.
+        device: where the distances are computed.
+
+    Returns:
+        Scores with rows in the order of `references` as given.
+    """
+    bad = np.asarray(bad, bool)
+    sides = []
+    for rows in (np.flatnonzero(~bad), np.flatnonzero(bad)):
+        group = None if reference_group is None else np.asarray(reference_group)[rows]
+        sides.append(_one_class(queries, references, rows, k, query_group, group, device))
+    good, worse = sides
+    return Scores(_mean(good.distance), _mean(worse.distance), good.index, worse.index, worse.distance)
+
+
+def _one_class(
+    queries: np.ndarray,
+    references: np.ndarray,
+    rows: np.ndarray,
+    k: int,
+    query_group: np.ndarray | None,
+    group: np.ndarray | None,
+    device: str,
+) -> knn.Neighbours:
+    exclude = None
+    if query_group is not None and group is not None:
+        if np.any(group[1:] < group[:-1]):
+            order = np.argsort(group, kind="stable")
+            rows, group = rows[order], group[order]
+        exclude = np.stack([np.searchsorted(group, query_group, side) for side in ("left", "right")], axis=1)
+    found = knn.nearest(queries, _take(references, rows), k, exclude=exclude, device=device)
+    return knn.Neighbours(found.distance, np.where(found.index < 0, -1, _lookup(rows, found.index)))
+
+
+def _lookup(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+    return rows[np.maximum(index, 0)] if len(rows) else index
+
+
+def _take(references: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows of an array, as a view where they are consecutive (the array may be a large mapped file)."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and np.all(np.diff(rows) == 1):
+        return references[rows[0] : rows[-1] + 1]
+    return references[rows]
+
+
+def _mean(distance: np.ndarray) -> np.ndarray:
+    """Mean of the finite distances of each row; NaN where there is none."""
+    finite = np.isfinite(distance)
+    count = finite.sum(1)
+    total = np.where(finite, distance, 0.0).sum(1)
+    mean: np.ndarray = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return mean
+
+
+def vote(neighbours: knn.Neighbours, bad: np.ndarray) -> np.ndarray:
+    """Share of bad references among the neighbours, the published score: float64 (query,); NaN without neighbours."""
+    there = neighbours.index >= 0
+    votes = there & np.asarray(bad, bool)[np.maximum(neighbours.index, 0)]
+    with np.errstate(invalid="ignore"):
+        share: np.ndarray = votes.sum(1) / there.sum(1)
+    return share
