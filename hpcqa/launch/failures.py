@@ -23,13 +23,16 @@ class Failure:
     rank: int
     sentence: str
     exit_code: int
+    goes_on: bool = False
     host: str = ""
     time: float = 0.0
 
     def error(self) -> HpcqaError:
         """The error that the rank raised, for the process that started it."""
         kind = next((kind for kind in KINDS if kind.exit_code == self.exit_code), InternalError)
-        return kind(self.sentence if self.rank == 0 else f"{self.sentence} (rank {self.rank})")
+        error = kind(self.sentence if self.rank == 0 else f"{self.sentence} (rank {self.rank})")
+        error.goes_on = self.goes_on
+        return error
 
 
 def failure_path(logs: Path, stage: str, rank: int) -> Path:

@@ -89,7 +89,7 @@ def run_rank(run: Path, name: str, part: int = 0, parts: int = 1, entry: Stage |
 def explain(error: Exception, name: str, ranks: Ranks, logs: Path) -> failures.Failure:
     """The sentence and the exit code of an error."""
     if isinstance(error, HpcqaError):
-        return failures.Failure(name, ranks.rank, str(error), error.exit_code)
+        return failures.Failure(name, ranks.rank, str(error), error.exit_code, error.goes_on)
     sentence = (
         f"{type(error).__name__}: {error}: a mistake in hpcqa {__version__}; the traceback is in "
         f"{logs / f'{name}-{ranks.rank}.log'}, please report it."
