@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("hpcqa: interrupted; the same command goes on from here.", file=sys.stderr)
         code = 130
-    except Exception as error:  # noqa: BLE001 - the last resort: a mistake of hpcqa's own becomes one sentence
+    except Exception as error:
         logger.debug("internal error", exc_info=True)
         print(
             f"hpcqa: internal error, {type(error).__name__}: {error}. Please report it with the output of the same "
@@ -132,10 +132,7 @@ def work(name: str, config: Config, overrides: list[str]) -> tuple[int, float | 
 
     folder = compose.freeze(config, overrides)
     with held(folder):
-        if name == "run":
-            outcome = run_all(config, folder)
-        else:
-            outcome = run_one(config, folder, stage(name))
+        outcome = run_all(config, folder) if name == "run" else run_one(config, folder, stage(name))
     for sentence in outcome.sentences:
         print(sentence)
     for error in outcome.errors:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import typing
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -36,10 +39,33 @@ GROUPS = ("instrument", "survey", "model", "launch", "cluster", "stage", "experi
 
 def register_schema() -> None:
     """Give Hydra the dataclasses, so that it knows every key and type."""
-    node = OmegaConf.structured(Config)
-    # Frozen dataclasses make read-only nodes, which composition could not fill (omegaconf 2.3, 2025).
-    OmegaConf.set_readonly(node, False)
-    ConfigStore.instance().store(name="hpcqa_schema", node=node)
+    ConfigStore.instance().store(name="hpcqa_schema", node=thawed(Config))
+
+
+@cache
+def thawed(kind: type) -> type:
+    """A writable twin of a frozen configuration section, which composition can fill.
+
+    omegaconf (2.3) makes read-only nodes of frozen dataclasses, those created later for a dictionary's items too.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = []
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        twin: Any
+        if dataclasses.is_dataclass(hint):
+            hint = thawed(typing.cast(type, hint))
+            twin = dataclasses.field(default_factory=hint)
+        elif typing.get_origin(hint) is dict:
+            name, inner = typing.get_args(hint)
+            hint = dict[name, thawed(inner)]  # type: ignore[valid-type,misc]
+            twin = dataclasses.field(default_factory=dict)
+        elif field.default_factory is not dataclasses.MISSING:
+            twin = dataclasses.field(default_factory=field.default_factory)
+        else:
+            twin = dataclasses.field(default=field.default)
+        fields.append((field.name, hint, twin))
+    return dataclasses.make_dataclass(kind.__name__, fields)
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -49,6 +75,7 @@ def compose(overrides: Sequence[str]) -> Config:
         ConfigError: an unknown key, a wrong type, or a value out of range.
     """
     check_keys(overrides)
+    check_grammar(overrides)
     register_schema()
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
@@ -93,6 +120,17 @@ def check_keys(overrides: Sequence[str]) -> None:
         near = difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`hpcqa STAGE --help` lists them all."
         raise ConfigError(f"{key}: no such setting; {hint}")
+
+
+def check_grammar(overrides: Sequence[str]) -> None:
+    """ConfigError for an override that Hydra's grammar does not take, by its own words."""
+    parser = OverridesParser.create()
+    for override in overrides:
+        try:
+            parser.parse_override(override)
+        except HydraException as error:
+            advice = "put the value in quotes, as in key='\"a=b\"'"
+            raise ConfigError(f"{override}: not understood ({str(error).splitlines()[0]}); {advice}.") from None
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -210,8 +210,8 @@ def read_table(path: Path, schema: Schema, columns: Sequence[str] | None = None)
 class _PatientFile:
     """The file under an HDF5 writer. A write that the disk refuses is kept for later instead of being raised.
 
-    HDF5 crashes the process when a write fails while it closes a file (seen with 1.14.6 and a file size limit, 2026-11),
-    so it never hears of it: `error` holds the first refusal, and the writer raises it once HDF5 has let go.
+    HDF5 crashes the process when a write fails while it closes a file (seen with 1.14 and a file size limit,
+    2026-11), so it never hears of it: `error` holds the first refusal, and the writer raises it once HDF5 has let go.
     """
 
     def __init__(self, path: Path) -> None:

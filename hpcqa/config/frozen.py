@@ -16,7 +16,6 @@ import yaml
 from hpcqa.config import Config, check_ranges, leaves
 from hpcqa.errors import ConfigError
 
-
 RUN_MARK = "<run>"
 
 
