@@ -38,7 +38,7 @@ class Robust:
 
     @classmethod
     def fit(cls, good: np.ndarray, everything: np.ndarray) -> Robust:
-        """Median and spread of the good rows; features that are constant there take a tenth of the largest deviation."""
+        """Median and spread of the good rows; what is constant there takes a tenth of the largest deviation."""
         good, everything = thin(good), thin(everything)
         centre = np.median(good, axis=0).astype(np.float64)
         deviation = np.abs(good - centre)
@@ -201,6 +201,28 @@ class Raw:
     ccd: Mapping[str, np.ndarray]
     exposure: Mapping[str, np.ndarray]
 
+    @property
+    def num_ccds(self) -> int:
+        return len(next(iter(self.ccd.values())))
+
+    def sizes(self) -> np.ndarray:
+        """CCDs of each exposure: int64 (exposure,)."""
+        return np.diff(np.r_[self.starts, self.num_ccds])
+
+    def select(self, exposures: np.ndarray) -> Raw:
+        """Some exposures with their CCDs, in the order given (int rows)."""
+        sizes = self.sizes()[exposures]
+        rows = segment_rows(self.starts[exposures], sizes)
+        ccd = {name: values[rows] for name, values in self.ccd.items()}
+        exposure = {name: values[exposures] for name, values in self.exposure.items()}
+        return Raw(np.cumsum(sizes) - sizes, ccd, exposure)
+
+
+def segment_rows(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The rows of several segments, one after the other: int64."""
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)
+
 
 @dataclass(frozen=True)
 class FeatureMap:
@@ -246,7 +268,7 @@ def learn_features(raw: Raw, good_exposure: np.ndarray, channels: Sequence[str],
         pca: components of each embedded block.
     """
     usable = tuple(channel for channel in channels if all(name in raw.ccd for name in CHANNELS[channel]))
-    good_ccd = np.repeat(good_exposure, np.diff(np.r_[raw.starts, len(next(iter(raw.ccd.values())))]))
+    good_ccd = np.repeat(good_exposure, raw.sizes())
     parameters: dict[str, np.ndarray] = {}
     for channel in usable:
         for name in CHANNELS[channel]:

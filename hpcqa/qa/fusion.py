@@ -45,7 +45,9 @@ class Fusion:
     """A logistic model with non-negative weights on one-sided scores.
 
     Attributes:
-        one_sided: how each score is scaled; weight: float64 (score,); intercept: for the share of bad ones that is expected.
+        one_sided: how each score is scaled.
+        weight: float64 (score,).
+        intercept: fits the share of bad ones that is expected.
     """
 
     one_sided: OneSided

@@ -8,6 +8,7 @@ key), and they do not depend on how queries are grouped into blocks or ranks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,7 @@ def nearest(
         queries: float32 (query, feature), finite.
         references: float32 (reference, feature), finite.
         k: neighbours wanted, at least 1.
-        exclude: int (query, 2), the range [start, stop) of reference rows that a query may not find; None: no such rows.
+        exclude: int (query, 2), the range [start, stop) of reference rows that a query may not find.
         device: where the products run.
 
     Returns:
@@ -73,25 +74,26 @@ def nearest(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """References centred and moved to the device, with their squared norms."""
+    """References with their centre and their squared distances from it. The references stay where they are: they may be
+    a mapped file that the ranks of a node share.
+    """
 
+    references: np.ndarray
+    device: str
     centre: np.ndarray
-    rows: torch.Tensor
-    norms: torch.Tensor
-    largest: float
+    norms: np.ndarray
 
     @classmethod
     def of(cls, references: np.ndarray, device: str) -> _Prepared:
         # Centring keeps the norms, and with them the rounding of the products, as small as the spread allows.
         centre = np.mean(references, axis=0, dtype=np.float64).astype(np.float32)
-        rows = torch.from_numpy(np.ascontiguousarray(references, np.float32) - centre).to(device)
-        norms = (rows * rows).sum(1)
-        return cls(centre, rows, norms, float(norms.max()))
+        blocks = [np.square(block - centre).sum(1) for _, block in _blocks(references)]
+        return cls(references, device, centre, np.concatenate(blocks))
 
     def error(self, block: np.ndarray) -> np.ndarray:
         """Bound of the error of a squared distance found by products: float64 (query,)."""
         own = np.square(block.astype(np.float64) - self.centre).sum(1)
-        return ROUNDING * (own + self.largest) * max(1.0, np.sqrt(block.shape[1]) / 8)
+        return ROUNDING * (own + float(self.norms.max())) * max(1.0, np.sqrt(block.shape[1]) / 8)
 
     def candidates(self, block: np.ndarray, wanted: int, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the `wanted` smallest approximate distances, and the squared distance beyond which others lie.
@@ -99,12 +101,13 @@ class _Prepared:
         Returns:
             int64 (query, wanted) with -1 for none, and float64 (query,), inf where no reference was left out.
         """
-        queries = torch.from_numpy(block - self.centre).to(self.rows.device)
-        values = torch.empty((len(block), 0), device=self.rows.device)
-        places = torch.empty((len(block), 0), dtype=torch.int64, device=self.rows.device)
-        for start in range(0, len(self.rows), REFERENCE_ROWS):
-            part = self.rows[start : start + REFERENCE_ROWS]
-            squared = torch.addmm(self.norms[start : start + len(part)], queries, part.T, alpha=-2.0)
+        queries = torch.from_numpy(block - self.centre).to(self.device)
+        values = torch.empty((len(block), 0), device=self.device)
+        places = torch.empty((len(block), 0), dtype=torch.int64, device=self.device)
+        for start, part in _blocks(self.references):
+            rows = torch.from_numpy(part - self.centre).to(self.device)
+            norms = torch.from_numpy(self.norms[start : start + len(part)]).to(self.device)
+            squared = torch.addmm(norms, queries, rows.T, alpha=-2.0)
             _blank(squared, ranges, start)
             some, where = squared.topk(min(wanted, len(part)), dim=1, largest=False, sorted=False)
             values, places = torch.cat([values, some], 1), torch.cat([places, where + start], 1)
@@ -114,7 +117,13 @@ class _Prepared:
         places = torch.where(torch.isinf(values), -1, places)
         own = torch.square(queries).sum(1)
         limit = (values.max(1).values + own).cpu().numpy().astype(np.float64)
-        return places.cpu().numpy(), limit if len(self.rows) > wanted else np.full(len(block), np.inf)
+        left_out = len(self.references) > wanted
+        return places.cpu().numpy(), limit if left_out else np.full(len(block), np.inf)
+
+
+def _blocks(references: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(references), REFERENCE_ROWS):
+        yield start, np.ascontiguousarray(references[start : start + REFERENCE_ROWS], np.float32)
 
 
 def _blank(squared: torch.Tensor, ranges: np.ndarray, start: int) -> None:
@@ -127,9 +136,7 @@ def _blank(squared: torch.Tensor, ranges: np.ndarray, start: int) -> None:
             squared[first:last, low:high] = torch.inf
 
 
-def _rerank(
-    block: np.ndarray, references: np.ndarray, candidates: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _rerank(block: np.ndarray, references: np.ndarray, candidates: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Exact squared distances of the candidates, the k smallest by (distance, row): float64 and int64 (query, k)."""
     gathered = references[np.maximum(candidates, 0)].astype(np.float64)
     squared = np.square(gathered - block[:, None, :].astype(np.float64)).sum(2)
@@ -153,9 +160,7 @@ def _unsure(distance: np.ndarray, limit: np.ndarray, error: np.ndarray) -> np.nd
     return np.isfinite(limit) & ~(worst < limit - 2 * error)
 
 
-def _search(
-    query: np.ndarray, references: np.ndarray, k: int, excluded: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _search(query: np.ndarray, references: np.ndarray, k: int, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of one query from differences alone; slow and exact."""
     squared = np.concatenate(
         [

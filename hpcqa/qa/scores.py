@@ -22,13 +22,14 @@ class Scores:
         bad: float64 (query,), the same for bad ones; NaN without any.
         nearest_good: int64 (query, k), rows of the references, -1 for none.
         nearest_bad: int64 (query, k).
-        bad_distance: float64 (query, k), inf for none.
+        good_distance, bad_distance: float64 (query, k), inf for none.
     """
 
     good: np.ndarray
     bad: np.ndarray
     nearest_good: np.ndarray
     nearest_bad: np.ndarray
+    good_distance: np.ndarray
     bad_distance: np.ndarray
 
     @property
@@ -80,7 +81,7 @@ def distance_ratio_scores(
         group = None if reference_group is None else np.asarray(reference_group)[rows]
         sides.append(_one_class(queries, references, rows, k, query_group, group, device))
     good, worse = sides
-    return Scores(_mean(good.distance), _mean(worse.distance), good.index, worse.index, worse.distance)
+    return Scores(_mean(good.distance), _mean(worse.distance), good.index, worse.index, good.distance, worse.distance)
 
 
 def _one_class(
@@ -120,6 +121,33 @@ def _mean(distance: np.ndarray) -> np.ndarray:
     total = np.where(finite, distance, 0.0).sum(1)
     mean: np.ndarray = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return mean
+
+
+def nearest_of_both(scores: Scores, count: int) -> np.ndarray:
+    """Rows of the nearest references of either class, nearest first, -1 for none: int64 (query, count)."""
+    distance = np.concatenate([scores.good_distance, scores.bad_distance], axis=1)
+    rows = np.concatenate([scores.nearest_good, scores.nearest_bad], axis=1)
+    order = np.lexsort((rows, distance), axis=1)[:, :count]
+    return np.take_along_axis(rows, order, axis=1)
+
+
+def reason_shares(scores: Scores, reasons: np.ndarray, num_reasons: int) -> np.ndarray:
+    """Share of each reason among the nearest bad references, weighted by inverse squared distance.
+
+    Args:
+        reasons: int64 (reference,), bits.
+
+    Returns:
+        float64 (query, reason); rows without bad neighbours are 0. A neighbour with two reasons counts for both.
+    """
+    if not len(reasons):
+        return np.zeros((len(scores.nearest_bad), num_reasons))
+    weight = np.where(np.isfinite(scores.bad_distance), 1.0 / (np.square(scores.bad_distance) + TINY), 0.0)
+    total = weight.sum(axis=1, keepdims=True)
+    weight = weight / np.where(total > 0, total, 1.0)
+    bits = reasons[np.maximum(scores.nearest_bad, 0)]
+    shares = [(weight * (bits >> position & 1)).sum(axis=1) for position in range(num_reasons)]
+    return np.stack(shares, axis=1)
 
 
 def vote(neighbours: knn.Neighbours, bad: np.ndarray) -> np.ndarray:

@@ -1,0 +1,340 @@
+"""Learning a classifier from labelled exposures: folds, weak labels cleaned by their neighbours, calibration.
+
+Every score that a weight is learned from is made without the labels of its own fold of nights. Bad examples count
+twice, half each: scored against all references, and against those that share none of their reasons, so that what a
+problem without a class looks like is learned too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpcqa.qa.blocks import FeatureMap, NumberScale, Raw, learn_features, segment_rows, thin
+from hpcqa.qa.classifier import (
+    LABELLED,
+    UNLABELLED,
+    Calibration,
+    Classifier,
+    References,
+    Scored,
+    largest_novelty,
+    score_levels,
+)
+from hpcqa.qa.exposure import ccd_score_names, score_names
+from hpcqa.qa.fusion import Fusion, OneSided, fit_fusion
+from hpcqa.splits import night_folds
+
+UNKNOWN, GOOD, BAD = -1, 0, 1
+# A CCD of an exposure that is bad as a whole counts as bad itself if it is further from the good CCDs than this share
+# of them are.
+CLEAN_QUANTILE = 0.97
+# From this share of bad CCDs on, an exposure whose CCDs are labelled one by one is an example of a bad exposure.
+WHOLE_SHARE = 0.25
+POPULATION = 3000
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Exposures to learn from, with what labels say of them.
+
+    Attributes:
+        raw: their blocks.
+        expnum: int64 (exposure,), increasing.
+        night: int32 (exposure,).
+        ccdnum: int32 (ccd,).
+        whole: int8 (exposure,): BAD, GOOD or UNKNOWN as a whole.
+        reasons: int64 (exposure,), of the exposure or of its bad CCDs.
+        ccd: int8 (ccd,): what labels say of the CCD by itself.
+        ccd_reasons: int64 (ccd,).
+    """
+
+    raw: Raw
+    expnum: np.ndarray
+    night: np.ndarray
+    ccdnum: np.ndarray
+    whole: np.ndarray
+    reasons: np.ndarray
+    ccd: np.ndarray
+    ccd_reasons: np.ndarray
+
+    def select(self, rows: np.ndarray) -> Examples:
+        """Some exposures, in the order given."""
+        ccds = segment_rows(self.raw.starts[rows], self.raw.sizes()[rows])
+        return Examples(
+            self.raw.select(rows),
+            self.expnum[rows],
+            self.night[rows],
+            self.ccdnum[ccds],
+            self.whole[rows],
+            self.reasons[rows],
+            self.ccd[ccds],
+            self.ccd_reasons[ccds],
+        )
+
+    def exposure_of_ccd(self) -> np.ndarray:
+        """Row of each CCD's exposure: int64 (ccd,)."""
+        return np.repeat(np.arange(len(self.expnum)), self.raw.sizes())
+
+    def any_bad(self) -> np.ndarray:
+        """Exposures that are bad as a whole or in a CCD: bool (exposure,)."""
+        return (self.whole == BAD) | (self.share_bad() > 0)
+
+    def share_bad(self) -> np.ndarray:
+        """Share of CCDs that are labelled bad by themselves: float64 (exposure,)."""
+        if not len(self.expnum):
+            return np.zeros(0)
+        return np.asarray(np.add.reduceat((self.ccd == BAD).astype(np.float64), self.raw.starts) / self.raw.sizes())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of `learn`."""
+
+    k: int = 4
+    pca: int = 32
+    bad_rate: float = 0.02
+    folds: int = 5
+    seed: int = 1
+    channels: tuple[str, ...] = ("numbers", "network", "defects")
+    clean: bool = True
+
+
+def what_is_missing(examples: Examples) -> str:
+    """Why nothing can be learned from these examples, in words; empty if something can."""
+    good, bad = int((examples.whole == GOOD).sum()), int(examples.any_bad().sum())
+    if good >= 2 and bad >= 2:
+        return ""
+    return f"{good} good and {bad} bad labelled exposures with usable images, at least 2 of each are needed"
+
+
+def learn(examples: Examples, numbers: NumberScale, recipe: Recipe) -> Classifier:
+    """Learn from labelled examples; `what_is_missing` must be empty."""
+    folds = assign_folds(examples.night, recipe.folds, recipe.seed)
+    good = examples.whole == GOOD
+    features = learn_features(examples.raw, good, recipe.channels, recipe.pca)
+    ccd_features = features.ccd(examples.raw)
+    ccd_bad = clean_ccds(examples, ccd_features, folds, recipe) if recipe.clean else weak_ccds(examples)
+    ccd = _ccd_references(examples, ccd_features, folds, ccd_bad)
+    exposure = _exposure_references(examples, features.exposure(examples.raw, ccd_features), folds)
+    scored = score_levels(features, ccd, exposure, examples.raw, folds, recipe.k)
+    bad_rows = np.flatnonzero(examples.any_bad())
+    novel = _score_without_reasons(examples, features, ccd, exposure, folds, bad_rows, recipe.k)
+    return Classifier(
+        mode=LABELLED,
+        k=recipe.k,
+        numbers=numbers,
+        features=features,
+        ccd=ccd,
+        exposure=exposure,
+        ccd_calibration=_calibrate_ccds(examples, features.channels, ccd_bad, scored, bad_rows, novel, recipe),
+        exposure_calibration=_calibrate_exposures(examples, features.channels, scored, bad_rows, novel, recipe),
+        labelled_expnum=examples.expnum,
+        labelled_fold=folds,
+        labelled_bad=examples.any_bad(),
+        settings={},
+    )
+
+
+def learn_unlabelled(examples: Examples, numbers: NumberScale, recipe: Recipe) -> Classifier:
+    """A classifier of novelty alone: distance to the population, each exposure scored without itself."""
+    examples = examples.select(thin(np.arange(len(examples.expnum)), POPULATION))
+    everything = np.full(len(examples.expnum), GOOD, np.int8)
+    folds = np.arange(len(examples.expnum), dtype=np.int64)
+    features = learn_features(examples.raw, everything == GOOD, recipe.channels, recipe.pca)
+    ccd_features = features.ccd(examples.raw)
+    population = Examples(
+        examples.raw,
+        examples.expnum,
+        examples.night,
+        examples.ccdnum,
+        everything,
+        np.zeros_like(examples.reasons),
+        np.full(len(examples.ccd), GOOD, np.int8),
+        np.zeros_like(examples.ccd_reasons),
+    )
+    ccd = _ccd_references(population, ccd_features, folds, np.zeros(len(examples.ccd), bool))
+    exposure = _exposure_references(population, features.exposure(examples.raw, ccd_features), folds)
+    scored = score_levels(features, ccd, exposure, examples.raw, folds, recipe.k)
+    return Classifier(
+        mode=UNLABELLED,
+        k=recipe.k,
+        numbers=numbers,
+        features=features,
+        ccd=ccd,
+        exposure=exposure,
+        ccd_calibration=_no_weights(ccd_score_names(features.channels), scored.ccd_matrix),
+        exposure_calibration=_no_weights(score_names(features.channels), scored.matrix),
+        labelled_expnum=examples.expnum,
+        labelled_fold=folds,
+        labelled_bad=np.zeros(len(folds), bool),
+        settings={},
+    )
+
+
+def assign_folds(night: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Fold of each exposure by its night; by its position where all nights fall into one fold: int64 (exposure,)."""
+    assigned = night_folds(night, folds, seed)
+    if len(np.unique(assigned)) > 1:
+        return assigned
+    return np.arange(len(night), dtype=np.int64) % folds
+
+
+# Weak labels --------------------------------------------------------------------------------------------------------
+
+
+def weak_ccds(examples: Examples) -> np.ndarray:
+    """CCDs that are bad if a label on the exposure is taken to hold for each of its CCDs: bool (ccd,)."""
+    whole = examples.whole[examples.exposure_of_ccd()]
+    return (examples.ccd == BAD) | ((whole == BAD) & (examples.ccd == UNKNOWN))
+
+
+def clean_ccds(examples: Examples, features: dict[str, np.ndarray], folds: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """CCDs that are bad by themselves: bool (ccd,).
+
+    A CCD label says so; a CCD of an exposure that is bad as a whole is if it lies further from the good CCDs, in any
+    channel, than all but a few of the good ones.
+    """
+    good = _good_ccds(examples)
+    names = ccd_score_names(tuple(features))
+    references = _ccd_references(examples, features, folds, np.zeros(len(good), bool))
+    scored = references.score(features, folds[examples.exposure_of_ccd()], recipe.k, "cpu")
+    matrix = np.stack([getattr(scored[name.split(".")[1]], name.split(".")[2]) for name in names], axis=1)
+    scale = OneSided.fit(matrix[good])
+    novelty = largest_novelty(names, scale, matrix)
+    far = novelty > np.quantile(novelty[good], CLEAN_QUANTILE)
+    return np.asarray((examples.ccd == BAD) | (weak_ccds(examples) & far))
+
+
+def _good_ccds(examples: Examples) -> np.ndarray:
+    """CCDs that are good by their own label or their exposure's: bool (ccd,)."""
+    whole = examples.whole[examples.exposure_of_ccd()]
+    return np.asarray((examples.ccd == GOOD) | ((whole == GOOD) & (examples.ccd != BAD)))
+
+
+# References ---------------------------------------------------------------------------------------------------------
+
+
+def _ccd_references(
+    examples: Examples, features: dict[str, np.ndarray], folds: np.ndarray, bad: np.ndarray
+) -> References:
+    owner = examples.exposure_of_ccd()
+    reasons = np.where(examples.ccd == BAD, examples.ccd_reasons, examples.reasons[owner])
+    rows = np.flatnonzero(bad | _good_ccds(examples))
+    order = rows[np.lexsort((examples.ccdnum[rows], examples.expnum[owner[rows]], folds[owner[rows]]))]
+    return References(
+        expnum=examples.expnum[owner[order]],
+        ccdnum=examples.ccdnum[order],
+        bad=bad[order],
+        reasons=np.where(bad, reasons, 0)[order],
+        fold=folds[owner[order]],
+        features={channel: values[order] for channel, values in features.items()},
+    )
+
+
+def _exposure_references(examples: Examples, features: dict[str, np.ndarray], folds: np.ndarray) -> References:
+    bad = (examples.whole == BAD) | (examples.share_bad() >= WHOLE_SHARE)
+    rows = np.flatnonzero(bad | (examples.whole == GOOD))
+    order = rows[np.lexsort((examples.expnum[rows], folds[rows]))]
+    return References(
+        expnum=examples.expnum[order],
+        ccdnum=np.full(len(order), -1, np.int32),
+        bad=bad[order],
+        reasons=np.where(bad, examples.reasons, 0)[order],
+        fold=folds[order],
+        features={channel: values[order] for channel, values in features.items()},
+    )
+
+
+# Calibration --------------------------------------------------------------------------------------------------------
+
+
+def _score_without_reasons(
+    examples: Examples,
+    features: FeatureMap,
+    ccd: References,
+    exposure: References,
+    folds: np.ndarray,
+    rows: np.ndarray,
+    k: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score matrices of some bad exposures against references that share none of their reasons.
+
+    Returns:
+        (len(rows), score) and (their CCDs, score), in the order of `rows`.
+    """
+    combinations = examples.reasons[rows]
+    sizes = examples.raw.sizes()[rows]
+    matrix: np.ndarray | None = None
+    ccd_matrix: np.ndarray | None = None
+    for bits in np.unique(combinations):
+        places = np.flatnonzero(combinations == bits)
+        scored = score_levels(
+            features,
+            ccd.select(np.flatnonzero((ccd.reasons & bits) == 0)),
+            exposure.select(np.flatnonzero((exposure.reasons & bits) == 0)),
+            examples.raw.select(rows[places]),
+            folds[rows[places]],
+            k,
+        )
+        if matrix is None or ccd_matrix is None:
+            matrix = np.zeros((len(rows), scored.matrix.shape[1]))
+            ccd_matrix = np.zeros((int(sizes.sum()), scored.ccd_matrix.shape[1]))
+        matrix[places] = scored.matrix
+        ccd_matrix[segment_rows((np.cumsum(sizes) - sizes)[places], sizes[places])] = scored.ccd_matrix
+    assert matrix is not None
+    assert ccd_matrix is not None
+    return matrix, ccd_matrix
+
+
+def _calibrate_exposures(
+    examples: Examples,
+    channels: Sequence[str],
+    scored: Scored,
+    bad_rows: np.ndarray,
+    novel: tuple[np.ndarray, np.ndarray],
+    recipe: Recipe,
+) -> Calibration:
+    good = scored.matrix[examples.whole == GOOD]
+    return _calibrate(score_names(channels), good, scored.matrix[bad_rows], novel[0], recipe.bad_rate)
+
+
+def _calibrate_ccds(
+    examples: Examples,
+    channels: Sequence[str],
+    ccd_bad: np.ndarray,
+    scored: Scored,
+    bad_rows: np.ndarray,
+    novel: tuple[np.ndarray, np.ndarray],
+    recipe: Recipe,
+) -> Calibration:
+    good = thin(scored.ccd_matrix[_good_ccds(examples) & ~ccd_bad])
+    ccds = segment_rows(examples.raw.starts[bad_rows], examples.raw.sizes()[bad_rows])
+    chosen = ccd_bad[ccds]
+    known = scored.ccd_matrix[ccds[chosen]]
+    return _calibrate(ccd_score_names(channels), good, known, novel[1][chosen], recipe.bad_rate)
+
+
+def _calibrate(
+    names: Sequence[str], good: np.ndarray, bad: np.ndarray, novel: np.ndarray, bad_rate: float
+) -> Calibration:
+    """Fit fusion and novelty on scores of good and bad examples; `novel` are the bad ones without their own reasons."""
+    if not len(bad):
+        return _no_weights(names, good)
+    scores = np.concatenate([good, bad, novel])
+    is_bad = np.arange(len(scores)) >= len(good)
+    weight = np.where(is_bad, 0.5, 1.0)
+    fusion = fit_fusion(scores, is_bad, weight, bad_rate)
+    return Calibration(tuple(names), fusion, _novelty_scale(names, fusion.one_sided, good))
+
+
+def _no_weights(names: Sequence[str], scores: np.ndarray) -> Calibration:
+    scale = OneSided.fit(scores)
+    fusion = Fusion(scale, np.zeros(scores.shape[1]), 0.0)
+    return Calibration(tuple(names), fusion, _novelty_scale(names, scale, scores))
+
+
+def _novelty_scale(names: Sequence[str], scale: OneSided, good: np.ndarray) -> OneSided:
+    return OneSided.fit(largest_novelty(names, scale, good)[:, None])
