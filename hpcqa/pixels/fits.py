@@ -1,0 +1,405 @@
+"""The reader of FITS images: every exposure opened once, every CCD read with one call to the system.
+
+RICE_1 tiles go through hpcqa's own compiled decoder (rice.py), plain images are read directly, and everything else
+(other codecs, scaled values) is left to astropy, one HDU at a time. Values are those that astropy gives, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcqa.errors import DataError
+from hpcqa.instruments.base import Region
+from hpcqa.pixels import tiles
+from hpcqa.pixels.fitsbytes import ByteSource
+from hpcqa.pixels.fitsheader import BLOCK, CARD, Header, end_of_header
+from hpcqa.pixels.fitsother import read_with_astropy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_MAX_HEADER = 4 << 20  # bytes; real ones have 20 kB
+_MAX_PIXELS = 1 << 28
+_MAX_HDUS = 2000
+_FIRST_LOOK = 4 * BLOCK
+_PLAIN_KINDS = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+
+
+@dataclass(frozen=True)
+class ImageHdu:
+    """One image of a file. `index` is the FITS extension number; `shape` is (rows, columns)."""
+
+    index: int
+    name: str
+    shape: tuple[int, int]
+    header: Header = field(repr=False, compare=False)
+    header_offset: int = field(repr=False)
+    data_offset: int = field(repr=False)
+    data_size: int = field(repr=False)
+
+    @property
+    def ccdnum(self) -> int | None:
+        """CCDNUM of the header, or None."""
+        value = self.header.get("CCDNUM")
+        try:
+            return int(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return None
+
+    @property
+    def compressed(self) -> bool:
+        return self.header.get("ZIMAGE") is True
+
+    @property
+    def integer(self) -> bool:
+        """Whether the pixels are stored as integers (masks are)."""
+        return self.header.integer("ZBITPIX" if self.compressed else "BITPIX", 0) > 0
+
+
+class ExposureFile:
+    """An open FITS file with images; reading from several threads at once is safe."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self.path = source.path
+        self.primary: Mapping[str, Any]
+        self.primary, self.images = _scan(source)
+
+    def __enter__(self) -> ExposureFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._source.close()
+
+    def find(self, index: int, ccdname: str = "") -> ImageHdu:
+        """The image of a CCD: by its name if an HDU bears it, else by the number of the HDU.
+
+        Raises:
+            DataError: no such HDU, or the HDU of that number bears another CCD's name.
+        """
+        wanted = ccdname.strip().upper()
+        for hdu in self.images:
+            if wanted and wanted in (hdu.name.upper(), hdu.header.text("DETPOS").strip().upper()):
+                return hdu
+        for hdu in self.images:
+            if hdu.index == index and (not wanted or not hdu.name):
+                return hdu
+        found = ", ".join(hdu.name or str(hdu.index) for hdu in self.images) or "none"
+        raise DataError(f"{self.path}: no image HDU {index} named '{ccdname}'; the file has {found}.")
+
+    def read(self, hdu: ImageHdu, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The whole image.
+
+        Args:
+            hdu: one of `images`.
+            out: where to put it, float32 (rows, columns), C-contiguous; a new array if None.
+
+        Returns:
+            float32 (rows, columns) in ADU, native-endian; blank pixels are NaN.
+
+        Raises:
+            DataError: damaged, truncated, changed since it was opened, or of an unknown kind.
+        """
+        rows, cols = hdu.shape
+        return self._rectangle(hdu, Region(0, rows, 0, cols), out)
+
+    def read_rectangle(self, hdu: ImageHdu, region: Region) -> NDArray[np.float32]:
+        """As `read`, for a rectangle that lies inside the image; only its tiles are read and decoded."""
+        rows, cols = hdu.shape
+        if not (0 <= region.row0 < region.row1 <= rows and 0 <= region.col0 < region.col1 <= cols):
+            raise DataError(f"{self.path}[{hdu.index}]: {region} is not inside the image of {hdu.shape} pixels.")
+        return self._rectangle(hdu, region, None)
+
+    def read_binned(self, hdu: ImageHdu, step: int, masked: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """Means of the finite pixels in cells of step x step pixels, without the full image in memory.
+
+        Args:
+            hdu: one of `images`.
+            step: side of a cell in pixels; cells at the far edges may be smaller.
+            masked: bool (rows, columns), pixels to leave out.
+
+        Returns:
+            float32 (ceil(rows / step), ceil(columns / step)) in ADU; NaN where no pixel is left.
+        """
+        job = _Job.prepare(self._source, hdu, Region(0, hdu.shape[0], 0, hdu.shape[1]))
+        if job is None or not job.layout.quantised or job.layout.across != 1:
+            return bin_image(self.read(hdu), step, masked)
+        mask = _mask_for(masked, hdu.shape)
+        out = np.empty((-(-hdu.shape[0] // step), -(-hdu.shape[1] // step)), np.float32)
+        job.run("read_binned", mask, masked is not None, step, hdu.shape, out)
+        self._expect_next(hdu)
+        return out
+
+    def read_integer(self, hdu: ImageHdu) -> NDArray[np.int32]:
+        """The whole image of integers (a data-quality mask), int32 (rows, columns).
+
+        Raises:
+            DataError: as `read`; or the image is not of integers, or they don't fit.
+        """
+        if not hdu.integer:
+            raise DataError(f"{self.path}[{hdu.index}]: holds real numbers where a mask of integers was expected.")
+        region = Region(0, hdu.shape[0], 0, hdu.shape[1])
+        job = _Job.prepare(self._source, hdu, region)
+        self._expect_next(hdu)
+        if job is not None:
+            out = np.empty(hdu.shape, np.int32)
+            job.run("read_integers", np.zeros(2, np.int64), out)
+            return out
+        values = self._other(hdu)
+        if values.dtype.kind == "f":
+            values = np.nan_to_num(values, nan=0.0)
+        if values.size and (values.max() >= 2**31 or values.min() < -(2**31)):
+            raise DataError(f"{self.path}[{hdu.index}]: the mask's values don't fit into 32 bits.")
+        return values.astype(np.int32)
+
+    def _rectangle(self, hdu: ImageHdu, region: Region, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        shape = region.row1 - region.row0, region.col1 - region.col0
+        if out is None:
+            out = np.empty(shape, np.float32)
+        elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise ValueError(f"out must be float32 {shape} and contiguous")
+        self._expect_next(hdu)
+        if _is_plain(hdu.header) and not hdu.compressed:
+            out[...] = self._plain(hdu, region)
+            return out
+        job = _Job.prepare(self._source, hdu, region)
+        if job is None or (not job.layout.quantised and job.layout.blank is not None):
+            out[...] = self._other(hdu)[region.row0 : region.row1, region.col0 : region.col1]
+            return out
+        corner = np.array([region.row0, region.col0], np.int64)
+        if job.layout.quantised:
+            job.run("read_floats", corner, out)
+        else:
+            whole = np.empty(shape, np.int32)
+            job.run("read_integers", corner, whole)
+            out[...] = whole
+        return out
+
+    def _plain(self, hdu: ImageHdu, region: Region) -> NDArray[Any]:
+        kind = np.dtype(_PLAIN_KINDS[hdu.header.integer("BITPIX", 0)])
+        line = hdu.shape[1] * kind.itemsize
+        raw = self._source.read(hdu.data_offset + region.row0 * line, (region.row1 - region.row0) * line)
+        return np.frombuffer(raw, kind).reshape(-1, hdu.shape[1])[:, region.col0 : region.col1]
+
+    def _other(self, hdu: ImageHdu) -> NDArray[Any]:
+        raw = self._source.read(hdu.header_offset, hdu.data_offset + hdu.data_size - hdu.header_offset)
+        try:
+            return read_with_astropy(raw, hdu.index == 0, hdu.shape)
+        except ValueError as problem:
+            raise DataError(f"{self.path}[{hdu.index}]: can't be decoded: {problem}.") from problem
+
+    def _expect_next(self, hdu: ImageHdu) -> None:
+        """CCDs are read in file order more often than not: let the system fetch the next one meanwhile."""
+        self._source.expect(_padded(hdu.data_offset + hdu.data_size), _padded(hdu.data_size) + _FIRST_LOOK)
+
+
+def open_exposure(path: Path, *, timeout: float | None = None) -> ExposureFile:
+    """Open a FITS file and read its headers.
+
+    Args:
+        path: .fits, .fits.fz or .fits.gz.
+        timeout: seconds from now in which all reads must be done; None waits for ever.
+
+    Raises:
+        DataError: the file is missing, empty, truncated, damaged or not FITS, or did not answer in time.
+    """
+    source = ByteSource(Path(path), timeout)
+    try:
+        return ExposureFile(source)
+    except BaseException:
+        source.close()
+        raise
+
+
+def bin_image(image: NDArray[np.float32], step: int, masked: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """What `ExposureFile.read_binned` gives, for an image in memory, float32 (rows, columns)."""
+    from hpcqa.pixels import rice
+
+    out = np.empty((-(-image.shape[0] // step), -(-image.shape[1] // step)), np.float32)
+    mask = _mask_for(masked, (image.shape[0], image.shape[1]))
+    rice.bin_image(np.ascontiguousarray(image, np.float32), mask, masked is not None, step, out)
+    return out
+
+
+def _mask_for(masked: NDArray[np.bool_] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    if masked is None:
+        return np.zeros((1, shape[1]), np.bool_)
+    if masked.shape != shape or masked.dtype != np.bool_:
+        raise ValueError(f"the mask must be bool {shape}")
+    return np.ascontiguousarray(masked)
+
+
+@dataclass
+class _Job:
+    """The compressed bytes and the tiles of a rectangle."""
+
+    where: str
+    layout: tiles.Layout
+    table: tiles.Tiles
+    data: NDArray[np.uint8]
+    base: int
+
+    @classmethod
+    def prepare(cls, source: ByteSource, hdu: ImageHdu, region: Region) -> _Job | None:
+        """Read what the rectangle needs; None if our decoder can't have it."""
+        where = f"{source.path}[{hdu.index}]"
+        if not hdu.compressed:
+            return None
+        try:
+            layout = tiles.read_layout(hdu.header)
+            heap_size = hdu.data_size - layout.heap
+            if layout.num_tiles * layout.row_bytes > hdu.data_size or heap_size < 0:
+                raise ValueError("the table of tiles is larger than its data")
+            rows = source.read(hdu.data_offset, layout.num_tiles * layout.row_bytes)
+            table = tiles.select(layout, rows, region, heap_size)
+        except tiles.Unsupported:
+            return None
+        except ValueError as problem:
+            raise DataError(f"{where}: damaged: {problem}.") from problem
+        base, end = int(table.starts.min()), int((table.starts + table.sizes).max())
+        raw = source.read(hdu.data_offset + layout.heap + base, end - base)
+        return cls(where, layout, table, _pad(raw), base)
+
+    def run(self, kernel: str, *arguments: Any) -> None:
+        """Call a function of rice.py on the tiles."""
+        from hpcqa.pixels import rice
+
+        layout, table = self.layout, self.table
+        extra, places = self._extra()
+        starts = table.starts - self.base
+        block = np.column_stack([starts, starts + table.sizes, table.index, table.boxes, places]).astype(np.int64)
+        code = np.array([layout.block, layout.byte_pix, layout.dither, layout.dither_start], np.int64)
+        if kernel == "read_integers":
+            failed = rice.read_integers(self.data, block, code, extra, *arguments)
+        else:
+            scaling = table.scales, table.zeros, table.blanks, table.has_blank
+            failed = getattr(rice, kernel)(self.data, block, *scaling, code, rice.RANDOMS, extra, *arguments)
+        if failed >= 0:
+            raise DataError(f"{self.where}: damaged: tile {table.index[failed]} can't be decoded; fetch it again.")
+
+    def _extra(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The tiles that were gzipped (their pixels could not be quantised), and where each tile finds itself there."""
+        table = self.table
+        kind = np.float32 if self.layout.quantised else np.int32
+        places = np.full(len(table.index), -1, np.int64)
+        chosen = np.flatnonzero(table.fallback)
+        sizes = table.boxes[:, 2] * table.boxes[:, 3]
+        extra = np.zeros((len(chosen), int(sizes[chosen].max(initial=1))), kind)
+        for place, t in enumerate(chosen):
+            start = int(table.starts[t]) - self.base
+            packed = self.data[start : start + int(table.sizes[t])].tobytes()
+            try:
+                values = tiles.unpack_gzipped(packed, int(sizes[t]), self.layout.bitpix)
+            except ValueError as problem:
+                raise DataError(f"{self.where}: damaged: {problem}.") from problem
+            with np.errstate(over="ignore", invalid="ignore"):
+                extra[place, : values.size] = values
+            places[t] = place
+        return extra, places
+
+
+def _pad(raw: bytes) -> NDArray[np.uint8]:
+    """The bytes with zeros behind them, so that the decoder may read whole words."""
+    data = np.empty(len(raw) + 8, np.uint8)
+    data[: len(raw)] = np.frombuffer(raw, np.uint8)
+    data[len(raw) :] = 0
+    return data
+
+
+def _is_plain(header: Header) -> bool:
+    """Whether stored values are the pixels' values."""
+    unscaled = header.get("BSCALE", 1) == 1 and header.get("BZERO", 0) == 0
+    return unscaled and "BLANK" not in header and header.integer("BITPIX", 0) in _PLAIN_KINDS
+
+
+def _scan(source: ByteSource) -> tuple[Header, tuple[ImageHdu, ...]]:
+    """Read all headers of a file."""
+    images: list[ImageHdu] = []
+    primary: Header | None = None
+    offset = 0
+    for index in range(_MAX_HDUS):
+        if offset >= source.size or (index > 0 and _is_filling(source, offset)):
+            break
+        header, data_offset = _read_header(source, offset, index)
+        size = _data_size(header, index)
+        if size is None or data_offset + size > source.size:
+            raise DataError(
+                f"{source.path}[{index}]: truncated or damaged: its data should end at byte "
+                f"{'?' if size is None else data_offset + size}, the file has {source.size}; fetch it again."
+            )
+        primary = header if primary is None else primary
+        shape = _image_shape(header, index)
+        if shape is not None:
+            if shape[0] * shape[1] > _MAX_PIXELS:
+                raise DataError(f"{source.path}[{index}]: an image of {shape} pixels is too large.")
+            name = header.text("EXTNAME").strip()
+            images.append(ImageHdu(index, name, shape, header, offset, data_offset, size))
+        offset = _padded(data_offset + size)
+    if primary is None:
+        raise DataError(f"{source.path}: holds no FITS header.")
+    return primary, tuple(images)
+
+
+def _is_filling(source: ByteSource, offset: int) -> bool:
+    """Whether only blanks or zeros follow, as tape-era writers leave them."""
+    size = source.size - offset
+    return source.read(offset, min(size, BLOCK)).strip(b"\x00 ") == b""
+
+
+def _read_header(source: ByteSource, offset: int, index: int) -> tuple[Header, int]:
+    """A header and where its data begins."""
+    magic = source.read(offset, min(9, source.size - offset))
+    if not magic.startswith(b"SIMPLE  =" if index == 0 else b"XTENSION="):
+        what = "not a FITS file" if index == 0 else "damaged: no FITS header where one should begin"
+        raise DataError(f"{source.path}[{index}]: {what}; fetch it again.")
+    raw, searched = b"", 0
+    while True:
+        more = min(max(_FIRST_LOOK, len(raw)), source.size - offset - len(raw))
+        if more <= 0 or len(raw) > _MAX_HEADER:
+            raise DataError(f"{source.path}[{index}]: truncated or damaged: its header has no END; fetch it again.")
+        raw += source.read(offset + len(raw), more)
+        end = end_of_header(raw, searched)
+        if end >= 0:
+            return Header(raw[:end]), offset + _padded(end + CARD)
+        searched = max(0, len(raw) - CARD)
+
+
+def _data_size(header: Header, index: int) -> int | None:
+    """Bytes of an HDU's data, or None if its header makes no sense."""
+    naxis = header.integer("NAXIS", -1)
+    bits = header.integer("BITPIX", 0)
+    axes = [header.integer(f"NAXIS{i}", -1) for i in range(1, naxis + 1)] if 0 <= naxis <= 999 else [-1]
+    extra, groups = header.integer("PCOUNT", 0), header.integer("GCOUNT", 1)
+    if min([0, *axes, extra, groups]) < 0 or abs(bits) not in (8, 16, 32, 64):
+        return None
+    if not axes:
+        return 0
+    if index == 0 and axes[0] == 0 and header.get("GROUPS") is True:
+        axes = axes[1:]
+    return abs(bits) // 8 * groups * (extra + math.prod(axes))
+
+
+def _image_shape(header: Header, index: int) -> tuple[int, int] | None:
+    """(rows, columns) if the HDU holds an image of two axes."""
+    prefix = "Z" if header.get("ZIMAGE") is True else ""
+    kind = header.text("XTENSION").strip()
+    if index > 0 and kind != ("BINTABLE" if prefix else "IMAGE"):
+        return None
+    if header.integer(f"{prefix}NAXIS", 0) != 2:
+        return None
+    shape = header.integer(f"{prefix}NAXIS2", 0), header.integer(f"{prefix}NAXIS1", 0)
+    return shape if min(shape) > 0 else None
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK

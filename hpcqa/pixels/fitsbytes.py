@@ -1,0 +1,165 @@
+"""The bytes of one file, read by position: safe from several threads, aware of change, and able to give up waiting."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hpcqa.errors import DataError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+# A gzipped file is unpacked in memory; more than this is no image that a worker could hold.
+_MAX_UNPACKED = 2 << 30
+
+
+class ByteSource:
+    """A file opened for reading at any position.
+
+    Args:
+        path: the file; gzipped files are unpacked in memory.
+        timeout: seconds from now until when all reads must be done; None waits for ever.
+
+    Raises:
+        DataError: the file can't be opened, is no plain file or is empty.
+    """
+
+    def __init__(self, path: Path, timeout: float | None = None) -> None:
+        self.path = path
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._timeout = timeout
+        self._stuck = False
+        self._unpacked: bytes | None = None
+        self._file: int = self._patiently(self._open)
+        try:
+            self._state = self._identity()
+            self.size = self._state[0]
+            if self.size == 0:
+                raise DataError(f"{path}: the file is empty; fetch it again.")
+            if self._pread(0, 2) == _GZIP_MAGIC:
+                self._unpacked = self._patiently(self._unpack)
+                self.size = len(self._unpacked)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> ByteSource:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file back. A read that never returned keeps it, since its number must not be used again."""
+        if self._file >= 0 and not self._stuck:
+            os.close(self._file)
+        self._file = -1
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes from `offset`.
+
+        Raises:
+            DataError: the file ends before, changed since it was opened, or did not answer in time.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise DataError(
+                f"{self.path}: truncated: bytes {offset} to {offset + size} are needed, the file has {self.size}."
+            )
+        if self._unpacked is not None:
+            return self._unpacked[offset : offset + size]
+        found = self._pread(offset, size)
+        if len(found) != size or self._identity() != self._state:
+            raise DataError(f"{self.path}: the file changed while it was being read; try again when it is complete.")
+        return found
+
+    def expect(self, offset: int, size: int) -> None:
+        """Tell the system that this part is wanted soon."""
+        if self._unpacked is None and hasattr(os, "posix_fadvise") and 0 <= offset < self.size and size > 0:
+            os.posix_fadvise(self._file, offset, min(size, self.size - offset), os.POSIX_FADV_WILLNEED)
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+        except OSError as problem:
+            raise DataError(f"{self.path}: can't be opened: {problem.strerror}.") from problem
+
+    def _identity(self) -> tuple[int, int, int]:
+        try:
+            state = os.fstat(self._file)
+        except OSError as problem:
+            raise DataError(f"{self.path}: can't be read: {problem.strerror}.") from problem
+        if not stat.S_ISREG(state.st_mode):
+            raise DataError(f"{self.path}: is not a plain file.")
+        return state.st_size, state.st_mtime_ns, state.st_ino
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        result: bytes = self._patiently(lambda: self._pread_now(offset, size))
+        return result
+
+    def _pread_now(self, offset: int, size: int) -> bytes:
+        parts = []
+        try:
+            while size > 0 and (part := os.pread(self._file, min(size, 1 << 30), offset)):
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
+        except OSError as problem:
+            raise DataError(f"{self.path}: can't be read: {problem.strerror}.") from problem
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _unpack(self) -> bytes:
+        packed = self._pread_now(0, self.size)
+        try:
+            return gunzip(packed, _MAX_UNPACKED)
+        except ValueError as problem:
+            raise DataError(f"{self.path}: damaged gzip file: {problem}.") from problem
+
+    def _patiently(self, work: Callable[[], Any]) -> Any:
+        """Do `work`, in a thread of its own if there is a deadline: a hung file system can't be interrupted."""
+        if self._deadline is None:
+            return work()
+        box: list[Any] = []
+        worker = threading.Thread(target=_keep, args=(work, box), daemon=True, name="fits-read")
+        worker.start()
+        worker.join(max(0.0, self._deadline - time.monotonic()))
+        if worker.is_alive():
+            self._stuck = True
+            raise DataError(f"{self.path}: no answer from the file system within {self._timeout:g} s.")
+        if isinstance(box[0], BaseException):
+            raise box[0]
+        return box[0]
+
+
+def _keep(work: Callable[[], Any], box: list[Any]) -> None:
+    try:
+        box.append(work())
+    except BaseException as problem:  # noqa: BLE001 - handed to the thread that waits for it
+        box.append(problem)
+
+
+def gunzip(packed: bytes, limit: int) -> bytes:
+    """Unpack gzip data of one or more members to at most `limit` bytes.
+
+    Raises:
+        ValueError: damaged, incomplete or too large.
+    """
+    parts = []
+    while packed:
+        engine = zlib.decompressobj(wbits=31)
+        try:
+            part = engine.decompress(packed, limit + 1)
+        except zlib.error as problem:
+            raise ValueError(str(problem)) from problem
+        limit -= len(part)
+        if limit < 0:
+            raise ValueError("it unpacks to more than an image can hold")
+        if not engine.eof:
+            raise ValueError("it ends too early")
+        parts.append(part)
+        packed = engine.unused_data.lstrip(b"\x00")
+    return b"".join(parts)
