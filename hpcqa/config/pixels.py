@@ -17,6 +17,13 @@ class ViewsConfig:
     stamp: int = setting(32, "Side of one stamp in the detail view; divides both of its sides.", unit="px", low=8)
     focal_plane: list[int] = setting([64, 64], "All CCDs' backgrounds laid out as on the sky.", unit="px", low=16)
     asinh_softening: float = setting(3.0, "Stretch asinh(z / softening), z in units of noise.", unit="sigma", low=0.1)
+    sky_share: float = setting(0.25, "Share of the detail view's stamps that show empty sky.", low=0, high=1)
+    background_floor: float = setting(
+        4e-4, "Scatter of a good background map that photon noise does not explain.", unit="sky", low=0
+    )
+    background_softening: float = setting(
+        2.0, "Stretch asinh(z / softening) of the calibrated background map.", unit="sigma", low=0.1
+    )
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,20 @@ class ShardConfig:
     workers: int = setting(0, "Reading threads of one task; 0 takes the cores it may use.", low=0, output=False)
     use_masks: bool = setting(True, "Read the data-quality file beside each image where there is one.")
     read_timeout: float = setting(300.0, "Give an exposure up after this long.", unit="s", low=1, output=False)
-    max_failed: float = setting(0.5, "End with an error when a larger share of the CCDs fails.", low=0, high=1)
+    max_failed: float = setting(
+        0.5, "End with an error when a larger share of the CCDs fails.", low=0, high=1, output=False
+    )
+    min_size: int = setting(16, "Smaller images are no CCD images.", unit="px", low=8)
+    retry_failed: bool = setting(False, "Read shards again that hold CCDs that failed.", output=False)
+    reader_cache: float = setting(
+        2.0, "Memory that a reader of shards may fill with a view before it reads from disk.", unit="GB", low=0, output=False
+    )
+    reader_handles: int = setting(128, "Shard files that a reader keeps open.", low=1, high=4096, output=False)
 
 
 @dataclass(frozen=True)
 class CalibrateConfig:
     min_exposures: int = setting(8, "Fewest exposures of a (CCD, band) for a mean pattern of its own.", low=2)
+    max_exposures: int = setting(
+        400, "Most exposures of a (CCD, band) that are looked at, evenly spread over the survey.", low=8
+    )

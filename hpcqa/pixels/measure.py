@@ -1,0 +1,361 @@
+"""The measured numbers of one CCD: names, units and meaning, and how each comes about.
+
+NaN means unknown, never bad. Header facts (instruments.base.HEADER_NUMBERS) follow the measured ones in the shard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hpcqa.instruments.base import HEADER_NUMBERS, Region
+from hpcqa.pixels import profiles
+from hpcqa.pixels.background import Scan, Sky, Sources
+from hpcqa.pixels.stars import (
+    DIP,
+    E1,
+    E2,
+    HALF_RADIUS,
+    SIGMA,
+    SNR,
+    STACK_HALF,
+    Peaks,
+    Stars,
+    common_displacement,
+    gradient_coherence,
+    line_cover,
+)
+
+FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
+
+MEASURED: tuple[tuple[str, str, str], ...] = (
+    ("sky_rate", "ADU/s", "sky level over exposure time"),
+    ("sky_ratio", "", "sky rate over the band's typical dark sky"),
+    ("sky_level", "ADU", "sky level"),
+    ("noise", "ADU", "pixel noise from neighbouring differences"),
+    ("noise_ratio", "", "pixel noise over that of sky photons and readout"),
+    ("spread_ratio", "", "spread of the sky pixels over the pixel noise; sees gradients"),
+    ("tail_above", "", "share of pixels more than 5 noise above the sky"),
+    ("tail_below", "", "share of pixels more than 5 noise below the sky"),
+    ("amp_noise_left", "", "noise of the first amplifier over the expected"),
+    ("amp_noise_right", "", "noise of the second amplifier over the expected"),
+    ("amp_step_sky", "sky", "step across the amplifier boundary, gradients taken out"),
+    ("amp_step_noise", "noise", "the same in units of the pixel noise"),
+    ("amp_difference", "sky", "level of the second amplifier less the first's"),
+    ("row_noise", "", "scatter from row to row over the expected"),
+    ("row_wave", "", "scatter of rows about their running mean over the expected"),
+    ("row_period_power", "dex", "highest peak of the power spectrum of rows over its median"),
+    ("row_period", "px", "period of that peak"),
+    ("row_amp_correlation", "", "correlation of the two amplifiers' row profiles"),
+    ("col_noise", "", "scatter from column to column over the expected"),
+    ("col_wave", "", "scatter of columns about their running mean over the expected"),
+    ("col_period_power", "dex", "highest peak of the power spectrum of columns over its median"),
+    ("col_period", "px", "period of that peak"),
+    ("pattern_power", "dex", "highest peak of the two-dimensional power spectrum over its median"),
+    ("pattern_wavelength", "px", "wavelength of that peak"),
+    ("scatter_1", "dex", "scatter of the context cells without sources over the expected"),
+    ("scatter_2", "dex", "the same averaged over 2x2 cells"),
+    ("scatter_4", "dex", "the same averaged over 4x4 cells"),
+    ("scatter_8", "dex", "the same averaged over 8x8 cells"),
+    ("scatter_16", "dex", "the same averaged over 16x16 cells"),
+    ("gradient_row", "sky", "change of the background along the rows' numbers across the CCD"),
+    ("gradient_col", "sky", "change of the background along the columns' numbers across the CCD"),
+    ("gradient", "sky", "size of that change"),
+    ("map_rms", "sky", "robust scatter of the background map about a plane"),
+    ("map_high", "sky", "highest 3x3-cell mean of the map about a plane"),
+    ("map_low", "sky", "lowest 3x3-cell mean of the map about a plane"),
+    ("map_curvature", "sky", "centre of the map less its border"),
+    ("map_missing", "", "share of cells without background pixels"),
+    ("quadrant_spread", "sky", "largest less smallest median of the quadrants"),
+    ("edge_excess", "sky", "largest excess of an edge of the CCD over what lies inside of it"),
+    ("edge_deficit", "sky", "largest deficit of an edge of the CCD"),
+    ("fwhm", "arcsec", "median FWHM of the stars"),
+    ("fwhm_px", "px", "the same in pixels"),
+    ("fwhm_scatter", "", "robust relative scatter of the stars' FWHM"),
+    ("fwhm_slope", "", "relative change of the FWHM across the CCD"),
+    ("ring_width", "px", "median half-maximum diameter of the stars' profiles; sees rings"),
+    ("ellipticity", "", "median ellipticity of the stars"),
+    ("e1", "", "median ellipticity along columns against rows"),
+    ("e2", "", "median ellipticity along the diagonals"),
+    ("ellipticity_coherence", "", "size of the mean ellipticity over the mean size; 1: all along one axis"),
+    ("elongation", "", "axis ratio of the mean star, long over short"),
+    ("dip", "", "median central dip of the stars' profiles; donuts"),
+    ("stack_dip", "", "central dip of the mean star"),
+    ("stack_second", "", "second-highest peak of the mean star over the highest; doubles, lopsided donuts"),
+    ("stack_asymmetry", "", "difference of the mean star from itself turned by 180 degrees"),
+    ("stack_wings", "", "share of the mean star's light beyond two half-maximum radii"),
+    ("trail_coherence", "", "how far the gradients over all sources share one axis"),
+    ("trail_length", "px", "length of the mean source along that axis beyond its width"),
+    ("pair_excess", "sigma", "excess of pairs of sources with one common displacement; double exposures"),
+    ("pair_share", "", "those pairs over the number of sources"),
+    ("pair_separation", "px", "length of that displacement"),
+    ("line_cover", "", "largest share of a straight line across the CCD that is covered by sources; streaks"),
+    ("sources", "dex(1/arcmin2)", "density of sources above 5 sigma"),
+    ("bright_sources", "dex(1/arcmin2)", "density of sources above 30 sigma"),
+    ("source_excess", "dex", "density of sources less what the depth lets expect, up to a constant"),
+    ("star_share", "", "share of the measured sources that have the size of stars"),
+    ("galaxy_ratio", "", "measured sources larger than stars over stars"),
+    ("sharp_share", "", "peaks sharper than stars over the measured ones; cosmic rays, hot pixels"),
+    ("saturated_stars", "1/arcmin2", "density of saturated sources among the brightest"),
+    ("source_unevenness", "", "largest relative excess of a quadrant's source count, in units of its Poisson noise"),
+    ("empty_share", "", "share of 8x8 parts of the CCD without any source"),
+    ("source_area", "", "share of the CCD on detected sources"),
+    ("is_crowded", "", "1 if sources would cover more than half of the CCD"),
+    ("area_per_source", "px", "detected pixels for each source"),
+    ("masked_share", "", "share of masked pixels"),
+    ("mask_problem", "", "1 if the mask covers everything and was ignored"),
+    ("not_finite_share", "", "share of pixels that are not numbers and not masked"),
+    ("saturated_share", "", "share of saturated pixels"),
+    ("bleed_columns", "", "share of columns with more than 2 % of their pixels saturated"),
+    ("constant_rows", "", "share of rows whose pixels are all equal"),
+    ("is_constant", "", "1 if the image has no noise at all"),
+    ("depth", "mag", "5-sigma depth for a point source; needs a zero point"),
+    ("shallowness", "dex", "noise rate times FWHM: the depth without a zero point"),
+    ("zero_point_offset", "mag", "zero point of the CCD less the exposure's"),
+    ("zero_point", "mag", "zero point of the CCD, or else of the exposure"),
+    ("exptime", "dex(s)", "exposure time"),
+)
+NUMBERS: tuple[tuple[str, str, str], ...] = MEASURED + HEADER_NUMBERS
+NAMES: tuple[str, ...] = tuple(name for name, _, _ in NUMBERS)
+_PLACE = {name: place for place, name in enumerate(NAMES)}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a CCD image beside its pixels; NaN unknown.
+
+    Attributes:
+        exptime: s.
+        zpt, ccdzpt: zero points of the exposure and of the CCD for 1 ADU/s, mag.
+        sky_rate: typical dark sky of the band, ADU/s.
+        gain: e/ADU. read_noise: e. saturation: ADU. pixel_scale: arcsec.
+        amplifiers: areas of the image that each amplifier reads.
+        mask_problem: what is wrong with the mask, in words; empty if nothing.
+        header: numbers of the headers by name.
+    """
+
+    exptime: float
+    zpt: float
+    ccdzpt: float
+    sky_rate: float
+    gain: float
+    read_noise: float
+    saturation: float
+    pixel_scale: float
+    amplifiers: Sequence[Region] = ()
+    mask_problem: str = ""
+    header: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything that was found on one image; see the classes of its parts."""
+
+    sky: Sky
+    scanned: Scan
+    sources: Sources
+    peaks: Peaks
+    stars: Stars
+    background: np.ndarray  # (H, W) float32 ADU, NaN where unknown
+    context_cells: np.ndarray  # (h, w) float32 ADU without sources, NaN where unknown
+    context_counts: np.ndarray  # (h, w) native pixels behind each
+
+
+def pack(values: Mapping[str, float]) -> np.ndarray:
+    """The numbers in the order of NAMES, float32; NaN where `values` has none.
+
+    Raises:
+        KeyError: a name that is not in the table.
+    """
+    packed = np.full(len(NAMES), np.nan, np.float32)
+    for name, value in values.items():
+        packed[_PLACE[name]] = value if math.isfinite(value) else np.nan
+    return packed
+
+
+def split_column(amplifiers: Sequence[Region], cols: int) -> int:
+    """Column where the second of two amplifiers side by side begins; `cols` where there are none."""
+    if len(amplifiers) == 2 and 0 < amplifiers[1].col0 < cols:
+        return amplifiers[1].col0
+    return cols
+
+
+def measure(pixels: np.ndarray, masked: np.ndarray, found: Found, facts: Facts) -> dict[str, float]:
+    """All numbers of one CCD image by name.
+
+    Args:
+        pixels: (R, C) float32, ADU.
+        masked: (R, C) bool.
+        found: what was found on them.
+        facts: what is known beside them.
+    """
+    expected = expected_noise(found.sky.level, facts)
+    numbers = _sky_numbers(found.sky, expected, facts)
+    numbers |= _fraction_numbers(found, masked, facts)
+    numbers |= profiles.amplifier_numbers(pixels, masked, found.scanned, found.sources, found.sky, expected, facts)
+    numbers |= profiles.stripe_numbers(found.scanned, found.sky.noise)
+    numbers |= profiles.pattern_numbers(found.context_cells, found.context_counts, found.sky, _context_step(found))
+    numbers |= profiles.map_numbers(found.background, found.sky.level, expected)
+    numbers |= profiles.edge_numbers(found.scanned, found.sources, found.sky.level, expected)
+    numbers |= _star_numbers(found.stars, facts)
+    numbers |= _source_numbers(found, facts)
+    numbers |= _depth_numbers(found.sky, numbers, facts)
+    return numbers | dict(facts.header)
+
+
+def _context_step(found: Found) -> int:
+    rows = found.scanned.mean.shape[0] * found.scanned.step
+    return max(1, round(rows / max(1, np.isfinite(found.context_cells).any(axis=1).sum())))
+
+
+def expected_noise(level: float, facts: Facts) -> float:
+    """Noise of sky photons and readout, ADU; sqrt(sky / gain + (read noise / gain)^2)."""
+    return math.sqrt(max(level, 0.0) / facts.gain + (facts.read_noise / facts.gain) ** 2)
+
+
+def _sky_numbers(sky: Sky, expected: float, facts: Facts) -> dict[str, float]:
+    rate = sky.level / facts.exptime if facts.exptime > 0 else math.nan
+    return {
+        "sky_rate": rate,
+        "sky_ratio": rate / facts.sky_rate if facts.sky_rate > 0 else math.nan,
+        "sky_level": sky.level,
+        "noise": sky.noise,
+        "noise_ratio": sky.noise / expected,
+        "spread_ratio": sky.spread / sky.noise if sky.noise > 0 else math.nan,
+        "tail_above": sky.above,
+        "tail_below": sky.below,
+        "is_constant": float(sky.noise <= 0 and sky.spread <= 0),
+        "exptime": math.log10(facts.exptime) if facts.exptime > 0 else math.nan,
+    }
+
+
+def _fraction_numbers(found: Found, masked: np.ndarray, facts: Facts) -> dict[str, float]:
+    num, num_masked = masked.size, int(np.count_nonzero(masked))
+    valid = float(found.scanned.count.sum(dtype=np.float64))
+    saturated = found.scanned.saturated
+    return {
+        "masked_share": num_masked / num,
+        "mask_problem": float(bool(facts.mask_problem)),
+        "not_finite_share": max(0.0, 1.0 - (num_masked + valid) / num),
+        "saturated_share": float(saturated.sum(dtype=np.float64)) / num,
+        "bleed_columns": float(np.mean(saturated > 0.02 * masked.shape[0])),
+        "constant_rows": found.scanned.constant_rows / masked.shape[0],
+    }
+
+
+def _star_numbers(stars: Stars, facts: Facts) -> dict[str, float]:
+    num = len(stars.table)
+    chosen = stars.table[stars.is_star]
+    numbers = {
+        "star_share": len(chosen) / num if num else math.nan,
+        "galaxy_ratio": _larger(stars) / len(chosen) if len(chosen) else math.nan,
+        "sharp_share": stars.num_sharp / (num + stars.num_sharp) if num + stars.num_sharp else math.nan,
+    }
+    if len(chosen) < 3:
+        return numbers
+    fwhm = FWHM_OF_SIGMA * chosen[:, SIGMA]
+    median = float(np.median(fwhm))
+    size = np.hypot(chosen[:, E1], chosen[:, E2])
+    e1, e2 = float(np.median(chosen[:, E1])), float(np.median(chosen[:, E2]))
+    mean_size = math.hypot(float(chosen[:, E1].mean()), float(chosen[:, E2].mean()))
+    numbers |= {
+        "fwhm": median * facts.pixel_scale,
+        "fwhm_px": median,
+        "fwhm_scatter": 1.4826 * float(np.median(np.abs(fwhm - median))) / median,
+        "fwhm_slope": _slope(chosen, fwhm / median),
+        "ring_width": 2.0 * float(np.median(chosen[:, HALF_RADIUS])),
+        "ellipticity": float(np.median(size)),
+        "e1": e1,
+        "e2": e2,
+        "ellipticity_coherence": mean_size / max(float(size.mean()), 1e-6),
+        "elongation": math.sqrt((1.0 + math.hypot(e1, e2)) / max(1.0 - math.hypot(e1, e2), 1e-3)),
+        "dip": float(np.median(chosen[:, DIP])),
+    }
+    return numbers | stack_numbers(stars.stack)
+
+
+def _larger(stars: Stars) -> int:
+    if not stars.is_star.any():
+        return 0
+    size = float(np.median(stars.table[stars.is_star, SIGMA]))
+    return int(np.count_nonzero(~stars.is_star & (stars.table[:, SIGMA] > 1.2 * size) & (stars.table[:, SNR] > 10)))
+
+
+def _slope(chosen: np.ndarray, values: np.ndarray) -> float:
+    """Size of the linear change of values over the stars' positions, across the span of the stars."""
+    if len(chosen) < 10:
+        return math.nan
+    place = chosen[:, :2] - chosen[:, :2].mean(axis=0)
+    span = np.ptp(place, axis=0)
+    if (span <= 0).any():
+        return math.nan
+    design = np.column_stack([np.ones(len(chosen)), place / span])
+    answer = np.linalg.lstsq(design, values, rcond=None)[0]
+    return float(np.hypot(answer[1], answer[2]))
+
+
+def stack_numbers(stack: np.ndarray) -> dict[str, float]:
+    """Numbers of the mean star, a (33, 33) image whose sum is one."""
+    highest = float(stack.max())
+    if highest <= 0:
+        return {}
+    away = np.hypot(*np.mgrid[-STACK_HALF : STACK_HALF + 1, -STACK_HALF : STACK_HALF + 1])
+    rings = np.array([stack[(away >= k - 0.5) & (away < k + 0.5)].mean() for k in range(STACK_HALF)])
+    top = float(rings.max())
+    half = int(np.flatnonzero(rings >= 0.5 * top)[-1]) + 1 if top > 0 else 1
+    turned = stack[::-1, ::-1]
+    row, col = np.unravel_index(int(stack.argmax()), stack.shape)
+    rows, cols = np.mgrid[0 : stack.shape[0], 0 : stack.shape[1]]
+    aside = np.hypot(rows - row, cols - col) > 1.5 * half + 2
+    return {
+        "stack_dip": 1.0 - float(rings[:2].mean()) / top if top > 0 else math.nan,
+        "stack_second": float(stack[aside].max()) / highest if aside.any() else math.nan,
+        "stack_asymmetry": float(np.abs(stack - turned).sum() / max(np.abs(stack).sum() * 2, 1e-12)),
+        "stack_wings": float(stack[away > 2 * half].sum()),
+    }
+
+
+def _source_numbers(found: Found, facts: Facts) -> dict[str, float]:
+    peaks, sources, scanned = found.peaks, found.sources, found.scanned
+    area = float(scanned.count.sum(dtype=np.float64)) * (facts.pixel_scale / 60.0) ** 2
+    c, s = gradient_coherence(sources.smooth, sources.found)
+    pairs = common_displacement(peaks)
+    num = len(peaks)
+    detected = float(np.count_nonzero(sources.found))
+    return {
+        "sources": math.log10((num + 1) / area) if area > 0 else math.nan,
+        "bright_sources": math.log10((np.count_nonzero(peaks.significance > 30) + 1) / area) if area > 0 else math.nan,
+        "saturated_stars": found.stars.num_saturated / area if area > 0 else math.nan,
+        "trail_coherence": math.hypot(c, s),
+        "trail_length": profiles.trail_length(sources.found, c, s) * scanned.step,
+        "pair_excess": pairs.excess,
+        "pair_share": pairs.share,
+        "pair_separation": pairs.separation,
+        "line_cover": line_cover(profiles.coarse(sources.found), 36),
+        "source_area": detected / sources.found.size,
+        "is_crowded": float(sources.crowded),
+        "area_per_source": detected * scanned.step**2 / num if num else math.nan,
+    } | profiles.spread_numbers(peaks.row, peaks.col, scanned.mean.shape, scanned.step)
+
+
+def _depth_numbers(sky: Sky, numbers: Mapping[str, float], facts: Facts) -> dict[str, float]:
+    zero_point = facts.ccdzpt if math.isfinite(facts.ccdzpt) else facts.zpt
+    if not math.isfinite(zero_point):
+        zero_point = facts.header.get("header_zero_point", math.nan)
+    depths = {"zero_point": zero_point, "zero_point_offset": facts.ccdzpt - facts.zpt}
+    fwhm = numbers.get("fwhm_px", math.nan)
+    if not (sky.noise > 0 and facts.exptime > 0):
+        return depths
+    # Without a star to measure, sources are compared with what a typical FWHM of 4 pixels would let expect.
+    rate = sky.noise / facts.exptime
+    shallowness = math.log10(rate * (fwhm if math.isfinite(fwhm) else 4.0))
+    # Source counts grow about as 10^(0.3 m) at the depth of survey exposures.
+    depths["source_excess"] = numbers["sources"] + 0.3 * 2.5 * shallowness
+    if math.isfinite(fwhm):
+        depths["shallowness"] = shallowness
+        area = 4.0 * math.pi * (fwhm / FWHM_OF_SIGMA) ** 2
+        depths["depth"] = zero_point - 2.5 * math.log10(5.0 * rate * math.sqrt(area))
+    return depths

@@ -1,0 +1,468 @@
+"""Finding stars on the working image and measuring their shapes on native pixels.
+
+Shapes come from Gaussian-weighted second moments with a weight matched to the star (circular, found by iteration, then
+taken out again), after Bernstein & Jarvis 2002 (AJ 123, 583), section 3. Widths of rings, which have no useful second
+moment, come from the radial profile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from hpcqa.pixels.background import Scan, Sources
+
+PEAK_SIGMA = 5.0
+MOST_PEAKS = 20000
+MOST_SHAPES = 160  # the brightest usable peaks are measured on native pixels
+HALF = 20  # native pixels around a star that its shape is measured on
+RINGS = HALF  # one-pixel rings of the radial profile
+MIN_SIGMA = 0.7  # sharper than any star: cosmic rays and hot pixels
+STACK_HALF = 16
+MOST_STACKED = 40
+
+# Columns of the table of shapes.
+X, Y, FLUX, SIGMA, E1, E2, SNR, PEAK, HALF_RADIUS, DIP, SATURATED = range(11)
+NUM_SHAPE = 11
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Local maxima, brightest first.
+
+    Attributes:
+        row, col: (n,) float32, native pixels.
+        height: (n,) float32, height of the smoothed working image, ADU.
+        significance: (n,) float32, height over the noise of the smoothed image.
+    """
+
+    row: np.ndarray
+    col: np.ndarray
+    height: np.ndarray
+    significance: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_peak(image: np.ndarray, i: int, j: int) -> bool:
+    """Whether a pixel is the largest of nine; of equal neighbours the first in reading order wins."""
+    value = image[i, j]
+    for a in range(-1, 2):
+        for b in range(-1, 2):
+            other = image[i + a, j + b]
+            if other > value or (other == value and (a < 0 or (a == 0 and b < 0))):
+                return False
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _peaks(image: np.ndarray, threshold: float, rows: np.ndarray, cols: np.ndarray, heights: np.ndarray) -> int:
+    num = 0
+    for i in range(1, image.shape[0] - 1):
+        for j in range(1, image.shape[1] - 1):
+            if image[i, j] > threshold and _is_peak(image, i, j):
+                if num == rows.shape[0]:
+                    return num
+                rows[num], cols[num], heights[num] = i, j, image[i, j]
+                num += 1
+    return num
+
+
+def find_peaks(scanned: Scan, sources: Sources, *, threshold: float = PEAK_SIGMA) -> Peaks:
+    """Local maxima of the smoothed working image above `threshold` times its noise."""
+    rows, cols = np.empty(MOST_PEAKS, np.int32), np.empty(MOST_PEAKS, np.int32)
+    heights = np.empty(MOST_PEAKS, np.float32)
+    noise = max(sources.smooth_noise, 1e-12)
+    num = _peaks(sources.smooth, threshold * noise, rows, cols, heights)
+    order = np.argsort(-heights[:num], kind="stable")
+    centre = (scanned.step - 1) / 2
+    row = (rows[:num][order] * scanned.step + centre).astype(np.float32)
+    col = (cols[:num][order] * scanned.step + centre).astype(np.float32)
+    height = heights[:num][order]
+    return Peaks(row, col, height, (height / noise).astype(np.float32))
+
+
+@numba.njit(cache=True, nogil=True)
+def _brightest_near(pixels: np.ndarray, row: int, col: int, reach: int) -> tuple[int, int]:
+    """The pixel within `reach` whose 3x3 sum is largest."""
+    best, found_row, found_col = -np.inf, row, col
+    for i in range(max(row - reach, 1), min(row + reach + 1, pixels.shape[0] - 1)):
+        for j in range(max(col - reach, 1), min(col + reach + 1, pixels.shape[1] - 1)):
+            total = 0.0
+            for a in range(-1, 2):
+                for b in range(-1, 2):
+                    total += pixels[i + a, j + b]
+            if total > best:
+                best, found_row, found_col = total, i, j
+    return found_row, found_col
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_usable(pixels: np.ndarray, masked: np.ndarray, row: int, col: int, full: float) -> int:
+    """0 usable, 1 saturated, 2 masked or not finite within two pixels, 3 at the edge."""
+    rows, cols = pixels.shape
+    if row < 4 or col < 4 or row >= rows - 4 or col >= cols - 4:
+        return 3
+    for i in range(row - 2, row + 3):
+        for j in range(col - 2, col + 3):
+            if pixels[i, j] >= full:
+                return 1
+    for i in range(row - 2, row + 3):
+        for j in range(col - 2, col + 3):
+            if masked[i, j] or not np.isfinite(pixels[i, j]):
+                return 2
+    return 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _weighted(
+    pixels: np.ndarray, masked: np.ndarray, level: float, y: float, x: float, width: float, out: np.ndarray
+) -> None:
+    """Weighted flux, first and second moments about (y, x), into out[0:6]; out[6] is the sum of squared weights."""
+    reach = min(HALF, int(3.0 * width) + 1)
+    out[:] = 0.0
+    size = 2 * reach + 1
+    row0, col0 = int(round(y)) - reach, int(round(x)) - reach
+    along = np.empty(size)
+    for b in range(size):
+        along[b] = np.exp(-0.5 * ((col0 + b - x) / width) ** 2)
+    for a in range(size):
+        i = row0 + a
+        if i < 0 or i >= pixels.shape[0]:
+            continue
+        dy = i - y
+        down = np.exp(-0.5 * (dy / width) ** 2)
+        for b in range(size):
+            j = col0 + b
+            if j < 0 or j >= pixels.shape[1] or masked[i, j] or not np.isfinite(pixels[i, j]):
+                continue
+            dx = j - x
+            weight = down * along[b]
+            value = (pixels[i, j] - level) * weight
+            out[0] += value
+            out[1] += value * dx
+            out[2] += value * dy
+            out[3] += value * dx * dx
+            out[4] += value * dy * dy
+            out[5] += value * dx * dy
+            out[6] += weight * weight
+
+
+@numba.njit(cache=True, nogil=True)
+def _unweighted(xx: float, yy: float, xy: float, width: float) -> tuple[float, float, float, bool]:
+    """Second moments with a circular Gaussian weight taken out: C = (M^-1 - 1/w^2)^-1."""
+    determinant = xx * yy - xy * xy
+    if xx <= 0.0 or yy <= 0.0 or determinant <= 0.0:
+        return 0.0, 0.0, 0.0, False
+    inverse = 1.0 / (width * width)
+    a, b, c = yy / determinant - inverse, xx / determinant - inverse, -xy / determinant
+    # Flatter than the weight can tell: a floor keeps the answer finite and large.
+    floor = 0.1 * inverse
+    a, b = max(a, floor), max(b, floor)
+    rest = a * b - c * c
+    if rest <= 1e-3 * a * b:
+        rest = 1e-3 * a * b
+    return b / rest, a / rest, -c / rest, True
+
+
+@numba.njit(cache=True, nogil=True)
+def _shape(
+    pixels: np.ndarray, masked: np.ndarray, level: float, row: int, col: int, noise: float, out: np.ndarray
+) -> bool:
+    """Iterate centre and weight of one star; False if it does not settle on anything positive."""
+    sums = np.empty(7)
+    y, x, width = float(row), float(col), 2.0
+    xx = yy = xy = 0.0
+    for _ in range(8):
+        _weighted(pixels, masked, level, y, x, width, sums)
+        if sums[0] <= 0.0:
+            return False
+        shift_x, shift_y = sums[1] / sums[0], sums[2] / sums[0]
+        xx = sums[3] / sums[0] - shift_x * shift_x
+        yy = sums[4] / sums[0] - shift_y * shift_y
+        xy = sums[5] / sums[0] - shift_x * shift_y
+        # For a Gaussian and a matched weight the weighted centroid moves half of the way.
+        x, y = x + min(max(2.0 * shift_x, -2.0), 2.0), y + min(max(2.0 * shift_y, -2.0), 2.0)
+        if abs(x - col) > HALF / 2 or abs(y - row) > HALF / 2:
+            return False
+        xx, yy, xy, good = _unweighted(xx, yy, xy, width)
+        if not good:
+            return False
+        new = min(max((0.5 * (xx + yy)) ** 0.5, 0.5), HALF / 2.5)
+        settled = abs(new - width) < 0.02 * width and abs(shift_x) + abs(shift_y) < 0.05
+        width = new
+        if settled:
+            break
+    out[X], out[Y], out[SIGMA] = x, y, (0.5 * (xx + yy)) ** 0.5
+    out[E1], out[E2] = (xx - yy) / (xx + yy), 2.0 * xy / (xx + yy)
+    out[FLUX] = 2.0 * sums[0]
+    out[SNR] = sums[0] / max(noise * sums[6] ** 0.5, 1e-12)
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _profile(pixels: np.ndarray, masked: np.ndarray, level: float, out: np.ndarray) -> None:
+    """Half-light ring and central dip from one-pixel rings about the star's centre."""
+    total, number = np.zeros(RINGS), np.zeros(RINGS)
+    row, col = int(round(out[Y])), int(round(out[X]))
+    for i in range(max(row - HALF, 0), min(row + HALF + 1, pixels.shape[0])):
+        for j in range(max(col - HALF, 0), min(col + HALF + 1, pixels.shape[1])):
+            if masked[i, j] or not np.isfinite(pixels[i, j]):
+                continue
+            ring = int(((i - out[Y]) ** 2 + (j - out[X]) ** 2) ** 0.5 + 0.5)
+            if ring < RINGS:
+                total[ring] += pixels[i, j] - level
+                number[ring] += 1.0
+    highest = 0.0
+    for k in range(RINGS):
+        total[k] = total[k] / number[k] if number[k] > 0 else 0.0
+        highest = max(highest, total[k])
+    if highest <= 0.0:
+        return
+    centre = (total[0] * number[0] + total[1] * number[1]) / max(number[0] + number[1], 1.0)
+    out[DIP] = 1.0 - centre / highest
+    for k in range(RINGS - 2, -1, -1):
+        if total[k] >= 0.5 * highest:
+            step = max(total[k] - total[k + 1], 1e-12)
+            out[HALF_RADIUS] = k + min((total[k] - 0.5 * highest) / step, 1.0)
+            break
+
+
+@numba.njit(cache=True, nogil=True)
+def _measure(
+    pixels: np.ndarray,
+    masked: np.ndarray,
+    rows: np.ndarray,
+    cols: np.ndarray,
+    local: np.ndarray,
+    facts: tuple[float, float, int],
+    table: np.ndarray,
+) -> tuple[int, int, int]:
+    """Shapes of the peaks into the table, until it is full; returns rows written, saturated and sharp peaks."""
+    noise, full, reach = facts
+    num = saturated = sharp = 0
+    for k in range(rows.shape[0]):
+        if num == table.shape[0]:
+            break
+        row, col = _brightest_near(pixels, int(rows[k]), int(cols[k]), reach)
+        usable = _is_usable(pixels, masked, row, col, full)
+        saturated += 1 if usable == 1 else 0
+        if usable != 0:
+            continue
+        out = table[num]
+        out[:] = 0.0
+        if not _shape(pixels, masked, local[k], row, col, noise, out):
+            continue
+        if out[SIGMA] < MIN_SIGMA:
+            sharp += 1
+            continue
+        out[PEAK] = pixels[row, col] - local[k]
+        _profile(pixels, masked, local[k], out)
+        num += 1
+    return num, saturated, sharp
+
+
+@dataclass(frozen=True)
+class Stars:
+    """Shapes of the brightest usable peaks of one CCD.
+
+    Attributes:
+        table: (n, NUM_SHAPE) float64, brightest first; columns are this module's X, Y (px), FLUX (ADU), SIGMA (px), E1,
+            E2, SNR, PEAK (ADU), HALF_RADIUS (px), DIP.
+        is_star: (n,) bool, of the size of the point sources.
+        num_saturated: peaks that are saturated.
+        num_sharp: peaks sharper than a star.
+        stack: (33, 33) float32, mean of normalised stamps; zeros if there are no stars.
+    """
+
+    table: np.ndarray
+    is_star: np.ndarray
+    num_saturated: int
+    num_sharp: int
+    stack: np.ndarray
+
+
+def measure_stars(
+    pixels: np.ndarray, masked: np.ndarray, peaks: Peaks, sources: Sources, *, noise: float, saturation: float, step: int
+) -> Stars:
+    """Shapes of the brightest usable peaks of an image (R, C).
+
+    Args:
+        pixels: float32, ADU.
+        masked: bool, same shape.
+        peaks: where to look, brightest first.
+        sources: of the same image; gives the local background.
+        noise: of a pixel, ADU.
+        saturation: ADU; peaks within a tenth of it are not used.
+        step: native pixels along a side of a working pixel.
+    """
+    candidates = slice(0, 3 * MOST_SHAPES)
+    rows, cols = peaks.row[candidates].astype(np.int64), peaks.col[candidates].astype(np.int64)
+    small = (np.minimum(rows // step, sources.residual.shape[0] - 1), np.minimum(cols // step, sources.residual.shape[1] - 1))
+    local = sources.local[small].astype(np.float64)
+    table = np.empty((MOST_SHAPES, NUM_SHAPE))
+    facts = (noise if noise > 0 else 1e-6, 0.9 * saturation, max(step, 2))
+    num, saturated, sharp = _measure(pixels, masked, rows, cols, local, facts, table)
+    table = _unique(table[:num])
+    is_star = _point_like(table)
+    chosen = table[is_star & (table[:, SNR] > 20)][:MOST_STACKED]
+    return Stars(table, is_star, saturated, sharp, _stack(pixels, masked, chosen))
+
+
+def _unique(table: np.ndarray) -> np.ndarray:
+    """Rows whose centre no brighter row shares within two pixels (several peaks may settle on one star)."""
+    if len(table) < 2:
+        return table
+    distance = np.hypot(table[:, None, X] - table[None, :, X], table[:, None, Y] - table[None, :, Y])
+    return table[~np.tril(distance < 2.0, -1).any(axis=1)]
+
+
+def _point_like(table: np.ndarray) -> np.ndarray:
+    """Which rows have the size of the point sources: within 25 % of the densest place in log size."""
+    good = table[:, SNR] > 10
+    if good.sum() < 3:
+        return good
+    sizes = np.log(table[:, SIGMA])
+    ordered = np.sort(sizes[good])
+    width = max(3, len(ordered) // 3)
+    spans = ordered[width - 1 :] - ordered[: len(ordered) - width + 1]
+    best = int(np.argmin(spans))
+    centre = float(np.median(ordered[best : best + width]))
+    return good & (np.abs(sizes - centre) < 0.25)
+
+
+@numba.njit(cache=True, nogil=True)
+def _stack_kernel(pixels: np.ndarray, masked: np.ndarray, centres: np.ndarray, half: int) -> tuple[np.ndarray, int]:
+    side = 2 * half + 1
+    total = np.zeros((side, side))
+    num = 0
+    for k in range(centres.shape[0]):
+        row, col = int(round(centres[k, 1])), int(round(centres[k, 0]))
+        inside = half <= row < pixels.shape[0] - half and half <= col < pixels.shape[1] - half
+        if not inside:
+            continue
+        stamp = pixels[row - half : row + half + 1, col - half : col + half + 1]
+        edge = np.concatenate((stamp[0], stamp[-1], stamp[:, 0].copy(), stamp[:, -1].copy()))
+        level = np.median(edge)
+        flux = 0.0
+        for i in range(side):
+            for j in range(side):
+                flux += stamp[i, j] - level
+        if not (np.isfinite(flux) and flux > 0.0):
+            continue
+        for i in range(side):
+            for j in range(side):
+                total[i, j] += (stamp[i, j] - level) / flux
+        num += 1
+    return total, num
+
+
+def _stack(pixels: np.ndarray, masked: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    centres = np.ascontiguousarray(chosen[:, [X, Y]])
+    total, num = _stack_kernel(pixels, masked, centres, STACK_HALF)
+    return (total / max(num, 1)).astype(np.float32)
+
+
+# Doubles and trails from where the sources are ---------------------------------------------------------------------------
+
+
+@numba.njit(cache=True, nogil=True)
+def _pair_histogram(rows: np.ndarray, cols: np.ndarray, reach: float, width: float, nearest: float) -> np.ndarray:
+    """Displacements between peaks, half a plane: (2n, n) counts of width x width native pixels."""
+    bins = int(reach / width)
+    counts = np.zeros((2 * bins, bins), np.int32)
+    for k in range(rows.shape[0]):
+        for m in range(k):
+            dy, dx = rows[k] - rows[m], cols[k] - cols[m]
+            if dx < 0 or (dx == 0 and dy < 0):
+                dy, dx = -dy, -dx
+            if dx * dx + dy * dy < nearest * nearest:
+                continue
+            i, j = int(np.floor(dy / width)) + bins, int(dx / width)
+            if 0 <= i < 2 * bins and j < bins:
+                counts[i, j] += 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The displacement that most pairs of peaks share.
+
+    Attributes:
+        excess: pairs above the mean of all displacements, in units of the square root of that mean.
+        share: those pairs over the number of peaks.
+        separation: length of the displacement, native pixels.
+    """
+
+    excess: float
+    share: float
+    separation: float
+
+
+def common_displacement(peaks: Peaks, *, most: int = 200, reach: float = 240.0, width: float = 6.0) -> Pairs:
+    """Look for double exposures: many pairs of the brightest peaks with one and the same displacement."""
+    rows, cols = peaks.row[:most], peaks.col[:most]
+    if len(rows) < 8:
+        return Pairs(np.nan, np.nan, np.nan)
+    counts = _pair_histogram(rows, cols, reach, width, 2 * width).astype(np.float64)
+    # Two by two bins, so that a displacement at the corner of bins counts in full.
+    summed = counts[:-1, :-1] + counts[1:, :-1] + counts[:-1, 1:] + counts[1:, 1:]
+    mean = float(summed.mean())
+    best = int(np.argmax(summed))
+    i, j = divmod(best, summed.shape[1])
+    above = float(summed[i, j]) - mean
+    separation = width * float(np.hypot(i + 1 - counts.shape[0] // 2, j + 1))
+    return Pairs(above / (mean + 1.0) ** 0.5, above / len(rows), separation)
+
+
+@numba.njit(cache=True, nogil=True)
+def gradient_coherence(image: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """How far the gradients over detected pixels share one axis.
+
+    Returns:
+        Two components (cos and sin of twice the angle) of the mean axis, each -1 to 1; (0, 0) for round sources. Each
+        pixel counts once, whatever its gradient, so that a bright star does not outweigh the others.
+    """
+    c = s = number = 0.0
+    for i in range(1, image.shape[0] - 1):
+        for j in range(1, image.shape[1] - 1):
+            if not found[i, j]:
+                continue
+            gx = image[i, j + 1] - image[i, j - 1]
+            gy = image[i + 1, j] - image[i - 1, j]
+            power = gx * gx + gy * gy
+            if power > 0.0:
+                c += (gx * gx - gy * gy) / power
+                s += 2.0 * gx * gy / power
+                number += 1.0
+    if number == 0.0:
+        return 0.0, 0.0
+    return c / number, s / number
+
+
+@numba.njit(cache=True, nogil=True)
+def line_cover(found: np.ndarray, num_angles: int) -> float:
+    """Largest share of a straight line across the image that lies on detected pixels (satellites, airplanes).
+
+    Lines at least half as long as the image's short side, three pixels wide.
+    """
+    rows, cols = found.shape
+    reach = int((rows * rows + cols * cols) ** 0.5) + 3
+    best = 0.0
+    for k in range(num_angles):
+        angle = np.pi * k / num_angles
+        c, s = np.cos(angle), np.sin(angle)
+        hits, length = np.zeros(2 * reach // 3 + 2), np.zeros(2 * reach // 3 + 2)
+        for i in range(rows):
+            for j in range(cols):
+                place = int((j * c + i * s + reach) / 3.0)
+                length[place] += 1.0
+                hits[place] += 1.0 if found[i, j] else 0.0
+        for place in range(hits.shape[0]):
+            if length[place] >= 1.5 * min(rows, cols):
+                best = max(best, hits[place] / length[place])
+    return best

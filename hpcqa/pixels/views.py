@@ -1,0 +1,92 @@
+"""One CCD image in, its views and measured numbers out: the pure core of the shard stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpcqa.config import ViewsConfig
+from hpcqa.pixels import cutouts
+from hpcqa.pixels.background import cell_side, cells, find_sources, scan, sky
+from hpcqa.pixels.failures import BIT
+from hpcqa.pixels.measure import Facts, Found, expected_noise, measure, pack, split_column
+from hpcqa.pixels.profiles import reference_level
+from hpcqa.pixels.stars import find_peaks, measure_stars
+
+
+@dataclass(frozen=True)
+class CcdViews:
+    """What is kept of one CCD.
+
+    Attributes:
+        context: (H, W) float16, stretched.
+        background: (H, W) float32, mean of each cell in ADU, NaN unknown.
+        background_noise: (H, W) float32, its expected noise in ADU.
+        detail: (H, W) float16, stretched.
+        numbers: float32 in the order of measure.NAMES.
+        level: sky, ADU.
+        reference: what levels are relative to if the exposure's sky is near zero, ADU.
+        context_bin, background_bin: native pixels along a side of a view's pixel.
+    """
+
+    context: np.ndarray
+    background: np.ndarray
+    background_noise: np.ndarray
+    detail: np.ndarray
+    numbers: np.ndarray
+    level: float
+    reference: float
+    context_bin: int
+    background_bin: int
+
+
+def failure_of(pixels: np.ndarray, min_size: int) -> int:
+    """Bits of failures.py for an image that cannot be looked at; 0 if it can. A constant image can."""
+    if pixels.ndim != 2 or min(pixels.shape) < min_size:
+        return BIT["wrong_shape"]
+    if not np.isfinite(pixels).any():
+        return BIT["all_not_finite"]
+    return 0
+
+
+def look(pixels: np.ndarray, masked: np.ndarray, facts: Facts, views: ViewsConfig) -> CcdViews:
+    """Views and numbers of one image that `failure_of` lets pass.
+
+    Args:
+        pixels: (R, C) float32, native byte order, ADU; NaN where unknown.
+        masked: (R, C) bool; ignored where it leaves no finite pixel.
+        facts: what is known beside the pixels.
+        views: sizes and stretch.
+    """
+    whole = sky(pixels, masked)
+    if whole.num == 0:
+        masked = np.zeros(pixels.shape, np.bool_)
+        whole = sky(pixels, masked, samples=pixels.size)
+    split = split_column(facts.amplifiers, pixels.shape[1])
+    scanned = scan(
+        pixels, masked, level=whole.level, noise=whole.noise, split=split, saturation=0.98 * facts.saturation
+    )
+    sources = find_sources(scanned, level=whole.level)
+    peaks = find_peaks(scanned, sources)
+    stars = measure_stars(
+        pixels, masked, peaks, sources, noise=whole.noise, saturation=facts.saturation, step=scanned.step
+    )
+    context, context_bin = cutouts.context_view(scanned, whole, views)
+    background, background_noise, background_bin = cutouts.background_cells(scanned, sources, whole, views)
+    shape = (views.context[0], views.context[1])
+    empty, counts = cells(scanned.mean, scanned.count, sources.near, cell_side(scanned.mean.shape, shape), shape)
+    found = Found(whole, scanned, sources, peaks, stars, background, empty, counts)
+    numbers = measure(pixels, masked, found, facts)
+    reference = reference_level(0.0, expected_noise(whole.level, facts))
+    return CcdViews(
+        context=context,
+        background=background,
+        background_noise=background_noise,
+        detail=cutouts.detail_view(pixels, masked, scanned, sources, stars, whole, views),
+        numbers=pack(numbers),
+        level=whole.level,
+        reference=reference,
+        context_bin=context_bin,
+        background_bin=background_bin,
+    )
