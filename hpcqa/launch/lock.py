@@ -1,8 +1,8 @@
 """One command at a time in a run folder.
 
-The lock is a POSIX record lock on RUN/.lock: the kernel lets go of it when its process ends, however it ends, and forked
-workers that outlive a killed parent don't keep it. The file says who holds it, for the message. On file systems that
-cannot lock, what the file says is checked instead.
+The lock is a POSIX record lock on RUN/.lock: the kernel lets go of it when its process ends, however it ends, and
+forked workers that outlive a killed parent do not keep it. The file says who holds it, for the message. On file systems
+that cannot lock, what the file says is checked instead.
 """
 
 from __future__ import annotations
