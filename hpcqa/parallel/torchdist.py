@@ -1,0 +1,166 @@
+"""The only user of torch.distributed beside the checkpoints: collectives by name, and wrapping of models.
+
+`World` is this process among its peers. With one process every operation is the identity and nothing is initialised.
+All ranks must call the same operations in the same order; what steers control flow goes through `any_of`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather as differentiable_all_gather
+from torch.nn.parallel import DistributedDataParallel
+
+from hpcqa.errors import ConfigError, EnvironmentProblem
+from hpcqa.parallel.ranks import Ranks
+
+TIMEOUT = dt.timedelta(minutes=15)
+
+
+class World:
+    """This process among its peers, and the device that it computes on."""
+
+    def __init__(self, ranks: Ranks, device: torch.device) -> None:
+        self.rank, self.size, self.device = ranks.rank, ranks.world_size, device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over ranks, without gradients."""
+        return self._reduced(x, dist.ReduceOp.SUM)
+
+    def max(self, x: Tensor) -> Tensor:
+        """Largest over ranks, without gradients."""
+        return self._reduced(x, dist.ReduceOp.MAX)
+
+    def _reduced(self, x: Tensor, how: Any) -> Tensor:
+        if self.size == 1:
+            return x
+        x = x.detach().clone()
+        dist.all_reduce(x, how)
+        return x
+
+    def gather(self, x: Tensor) -> tuple[Tensor, int]:
+        """Rows of every rank (sum of B, ...), with gradients to all of them, and where this rank's begin."""
+        if self.size == 1:
+            return x, 0
+        counts = torch.zeros(self.size, dtype=torch.int64, device=x.device)
+        counts[self.rank] = len(x)
+        dist.all_reduce(counts)
+        lengths = counts.tolist()
+        padded = torch.cat([x, x.new_zeros(max(lengths) - len(x), *x.shape[1:])])
+        pieces = differentiable_all_gather(padded)
+        rows = torch.cat([piece[:length] for piece, length in zip(pieces, lengths, strict=True)])
+        return rows, sum(lengths[: self.rank])
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag, whether it is set on any rank: one collective."""
+        if self.size == 1:
+            return list(flags)
+        values = torch.tensor([int(flag) for flag in flags], device=self.device)
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        return [bool(value) for value in values.tolist()]
+
+    def share(self, value: Any) -> Any:
+        """The first rank's object on every rank (small ones: decisions, paths)."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, device=self.device)
+        return box[0]
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def replicate(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over ranks (DDP)."""
+        if self.size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+
+    def spread(self, module: nn.Module, pieces: Sequence[nn.Module]) -> nn.Module:
+        """The module with its parameters spread over ranks (FSDP2), gathered piece by piece where they are used."""
+        if self.size == 1:
+            return module
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = dist.init_device_mesh(self.device.type, (self.size,))
+        for piece in pieces:
+            fully_shard(piece, mesh=mesh)
+        fully_shard(module, mesh=mesh)
+        return module
+
+    def without_sync(self, module: nn.Module) -> contextlib.AbstractContextManager[Any]:
+        """Gradients stay on their rank inside (all but the last piece of an accumulated step)."""
+        if isinstance(module, DistributedDataParallel):
+            return module.no_sync()
+        return contextlib.nullcontext()
+
+
+def pick_device(wanted: str, local_rank: int) -> torch.device:
+    """The device of a rank: the only one that it can see, or the one with its local rank.
+
+    Raises:
+        ConfigError: cuda is asked for and there is none.
+        EnvironmentProblem: fewer devices than local ranks.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch sees no CUDA device here; take device=cpu or another node.")
+    visible = torch.cuda.device_count()
+    if visible > 1 and local_rank >= visible:
+        raise EnvironmentProblem(
+            f"local rank {local_rank} of a node that shows {visible} CUDA devices: start at most one rank a device."
+        )
+    return torch.device("cuda", local_rank if visible > 1 else 0)
+
+
+def set_threads(local_world_size: int) -> int:
+    """Give this rank its share of the cores it may use; returns how many. More would spin against each other."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, min(torch.get_num_threads(), cores // local_world_size))
+    torch.set_num_threads(threads)
+    return threads
+
+
+@contextlib.contextmanager
+def joined(ranks: Ranks, device: torch.device) -> Iterator[World]:
+    """The world while the block runs; left at its end.
+
+    Raises:
+        EnvironmentProblem: the launcher gave no address to meet at, or the ranks did not meet.
+    """
+    world = World(ranks, device)
+    if ranks.world_size == 1:
+        yield world
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            timeout=TIMEOUT,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise EnvironmentProblem(
+            f"rank {ranks.rank} of {ranks.world_size} could not join the others ({error}); "
+            "start with torchrun, or set MASTER_ADDR and MASTER_PORT to one free port of the first node."
+        ) from None
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,72 @@
+"""Random numbers without state, on any device: a hash of (seed, purpose, step, image, place).
+
+What is drawn for an image depends on the image and the step only, so it is the same on any number of ranks, after any
+restart, and on the processor as on a GPU. The hash is splitmix64's finaliser (Steele, Lea & Flood 2014, fig. 16).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpcqa.streams import stream_seed
+
+GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number, as are the two below
+FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
+SECOND = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own copies the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def scramble(x: Tensor) -> Tensor:
+    """A bijection of int64 whose output bits look independent."""
+    x = x + GOLDEN
+    x = (x ^ _shifted(x, 30)) * FIRST
+    x = (x ^ _shifted(x, 27)) * SECOND
+    return x ^ _shifted(x, 31)
+
+
+def image_keys(seed: int, purpose: str, step: int, expnum: np.ndarray, ccdnum: np.ndarray) -> Tensor:
+    """One key for each image, int64 (B,): from the run's seed, a purpose and step, and the image's own key."""
+    base = torch.tensor(stream_seed(seed, purpose, step), dtype=torch.int64)
+    images = scramble(torch.from_numpy(np.asarray(expnum, np.int64))) ^ torch.from_numpy(np.asarray(ccdnum, np.int64))
+    return scramble(scramble(images) ^ base)
+
+
+def derived(keys: Tensor, purpose: int) -> Tensor:
+    """Keys for another purpose."""
+    return scramble(keys ^ (purpose * 2 + 1))
+
+
+def _bits(keys: Tensor, count: int) -> Tensor:
+    places = torch.arange(count, dtype=torch.int64, device=keys.device)
+    return scramble(keys[:, None] + places * GOLDEN)
+
+
+def uniform(keys: Tensor, count: int) -> Tensor:
+    """Uniform numbers in [0, 1): float32 (B, count)."""
+    return _shifted(_bits(keys, count), 40).float() * 2.0**-24
+
+
+def normal(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Normal numbers: float32 (B, *shape), by Box and Muller's transform of two halves of one hash."""
+    bits = _bits(keys, math.prod(shape))
+    radius = (_shifted(bits, 40).float() + 0.5) * 2.0**-24
+    angle = (bits & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)
+    return (torch.sqrt(-2 * torch.log(radius)) * torch.cos(angle)).view(-1, *shape)
+
+
+def between(u: Tensor, low: float, high: float) -> Tensor:
+    """Uniform numbers stretched to [low, high)."""
+    return low + (high - low) * u
+
+
+def log_between(u: Tensor, low: float, high: float) -> Tensor:
+    """Log-uniform numbers in [low, high)."""
+    return low * (high / low) ** u

@@ -1,0 +1,226 @@
+"""Which images a step sees, and their bytes: a pure function of the step, read ahead by one thread.
+
+Every view goes through the survey in an order of its own, epoch after epoch; a step takes the next so many images and
+deals them out to the ranks. The position in the data is therefore the step alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from hpcqa.config import Config
+from hpcqa.errors import ConfigError, DataError, HpcqaError
+from hpcqa.streams import stream
+
+logger = logging.getLogger(__name__)
+
+
+class Cutouts(Protocol):
+    """What training needs of the shards; pixels.dataset.ShardSet has it."""
+
+    expnum: np.ndarray
+    ccdnum: np.ndarray
+    failed: np.ndarray
+    exposures: np.ndarray
+    number_names: Sequence[str]
+
+    def numbers(self, rows: np.ndarray) -> np.ndarray:
+        """float32 (B, F)."""
+
+    def batch(self, view: str, rows: np.ndarray) -> np.ndarray:
+        """float16 (B, H, W)."""
+
+    def focal_plane(self, exposure_rows: np.ndarray) -> np.ndarray:
+        """float16 (B, H, W)."""
+
+
+@dataclass(frozen=True)
+class ViewImages:
+    """One rank's images of one view. `partners` are the images that second crops come from; None: the same ones."""
+
+    total: int
+    expnum: np.ndarray
+    ccdnum: np.ndarray
+    images: np.ndarray
+    partners: np.ndarray | None
+    numbers: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class StepImages:
+    """The pieces of a step in which a rank works its share through, or why they could not be read."""
+
+    step: int
+    pieces: list[dict[str, ViewImages]]
+    problem: HpcqaError | None = None
+
+    def keys(self) -> list[dict[str, object]]:
+        """The (expnum, ccdnum) of all images by view, for a report of a bad batch."""
+        return [
+            {"view": view, "expnum": part.expnum.tolist(), "ccdnum": part.ccdnum.tolist()}
+            for piece in self.pieces
+            for view, part in piece.items()
+        ]
+
+
+@lru_cache(maxsize=16)
+def _epoch(num: int, seed: int, purpose: str, epoch: int) -> np.ndarray:
+    return stream(seed, "order", purpose, epoch).permutation(num)
+
+
+def places(num: int, seed: int, purpose: str, start: int, count: int) -> np.ndarray:
+    """The images at positions start to start + count of an endless shuffled sequence: int64 (count,) below num."""
+    result = np.empty(count, np.int64)
+    done = 0
+    while done < count:
+        epoch, offset = divmod(start + done, num)
+        part = _epoch(num, seed, purpose, epoch)[offset : offset + count - done]
+        result[done : done + len(part)] = part
+        done += len(part)
+    return result
+
+
+class NumberScale:
+    """Scales the measured numbers to order 1 for prediction: asinh of the deviation from the median over the MAD."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        known = np.where(np.isfinite(numbers), numbers, np.nan).astype(np.float64)
+        self.used = np.isfinite(known).sum(0) >= 0.1 * max(1, len(known))
+        self.centre = np.nan_to_num(_nanmedian(known))
+        scatter = 1.4826 * np.nan_to_num(_nanmedian(np.abs(known - self.centre)))
+        self.scale = np.where(scatter > 0, scatter, 1.0)
+
+    def apply(self, numbers: np.ndarray) -> np.ndarray:
+        """float32 (B, F); NaN where unknown or hardly ever known."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            scaled = np.arcsinh((numbers - self.centre) / self.scale)
+        return np.where(np.isfinite(scaled) & self.used, scaled, np.nan).astype(np.float32)
+
+
+def _nanmedian(values: np.ndarray) -> np.ndarray:
+    empty = ~np.isfinite(values).any(0)
+    filled = np.where(empty, 0.0, values)
+    return np.nanmedian(filled, axis=0) if len(values) else np.zeros(values.shape[1])
+
+
+class Feed:
+    """Reads the images of each step for one rank.
+
+    Raises:
+        DataError: fewer than two images of a view.
+    """
+
+    def __init__(self, cutouts: Cutouts, config: Config, *, rank: int, world_size: int) -> None:
+        self.cutouts, self.config = cutouts, config
+        self.rank, self.world_size = rank, world_size
+        self.good = np.flatnonzero(np.asarray(cutouts.failed) == 0)
+        self.counts = self._counts()
+        self._sibling = _siblings(np.asarray(cutouts.expnum)[self.good])
+        self.scale = NumberScale(cutouts.numbers(self._some(self.good, 20000)))
+
+    def _counts(self) -> dict[str, int]:
+        ssl, counts = self.config.ssl, {}
+        if len(ssl.mix) < len(ssl.views):
+            raise ConfigError(f"ssl.mix={ssl.mix}: expected one share for each of ssl.views={ssl.views}.")
+        for view, share in zip(ssl.views, ssl.mix, strict=False):
+            num = len(self.cutouts.exposures) if view == "focal_plane" else len(self.good)
+            if num < 2:
+                raise DataError(
+                    f"shards: {num} usable images of view {view}, training needs at least 2; take more exposures, or "
+                    "set ssl.steps=0 for the untrained network."
+                )
+            counts[view] = max(2, round(share * ssl.batch))
+            if counts[view] > num:
+                logger.warning(
+                    "ssl.batch: %d images of %s a step, but there are %d: taking these.", counts[view], view, num
+                )
+                counts[view] = num
+            if counts[view] < self.world_size * ssl.accumulate:
+                raise ConfigError(
+                    f"ssl.batch={ssl.batch}: {counts[view]} images of {view} a step do not go round "
+                    f"{self.world_size} ranks and ssl.accumulate={ssl.accumulate}; raise ssl.batch or its ssl.mix."
+                )
+        return counts
+
+    @staticmethod
+    def _some(rows: np.ndarray, count: int) -> np.ndarray:
+        return rows if len(rows) <= count else np.sort(stream(0, "some").choice(rows, count, replace=False))
+
+    def bank(self, view: str, count: int) -> np.ndarray:
+        """A sample of the survey's images of a view: float32 (M, H, W)."""
+        if view == "focal_plane":
+            rows = self._some(np.arange(len(self.cutouts.exposures)), count)
+            return np.asarray(self.cutouts.focal_plane(rows), np.float32)
+        return np.asarray(self.cutouts.batch(view, self._some(self.good, count)), np.float32)
+
+    def load(self, step: int) -> StepImages:
+        """This rank's images of a step; a damaged shard is told, not raised, so that all ranks can skip together."""
+        num_pieces = self.config.ssl.accumulate
+        try:
+            pieces = [self._piece(step, number, num_pieces) for number in range(num_pieces)]
+        except DataError as problem:
+            return StepImages(step, [], problem)
+        return StepImages(step, pieces)
+
+    def _piece(self, step: int, number: int, num_pieces: int) -> dict[str, ViewImages]:
+        result = {}
+        for view, count in self.counts.items():
+            num = len(self.cutouts.exposures) if view == "focal_plane" else len(self.good)
+            chosen = places(num, self.config.seed, view, step * count, count)
+            mine = chosen[number::num_pieces][self.rank :: self.world_size]
+            result[view] = (
+                self._exposures(mine, count) if view == "focal_plane" else self._ccds(view, mine, count, step)
+            )
+        return result
+
+    def _exposures(self, places_: np.ndarray, total: int) -> ViewImages:
+        expnum = np.asarray(self.cutouts.exposures)[places_]
+        return ViewImages(total, expnum, np.full_like(expnum, -1), self.cutouts.focal_plane(places_), None, None)
+
+    def _ccds(self, view: str, places_: np.ndarray, total: int, step: int) -> ViewImages:
+        rows, ssl = self.good[places_], self.config.ssl
+        partners = None
+        if ssl.positives == "exposure" and view in ssl.crop_views:
+            partners = self.cutouts.batch(view, self.good[self._partner(places_, step)])
+        return ViewImages(
+            total=total,
+            expnum=np.asarray(self.cutouts.expnum)[rows],
+            ccdnum=np.asarray(self.cutouts.ccdnum)[rows],
+            images=self.cutouts.batch(view, rows),
+            partners=partners,
+            numbers=self.scale.apply(self.cutouts.numbers(rows)) if ssl.number_weight else None,
+        )
+
+    def _partner(self, places_: np.ndarray, step: int) -> np.ndarray:
+        """Another CCD of each one's exposure, by a rule that depends on the step; itself where it is alone."""
+        order, place, first, size = self._sibling
+        start, length = first[places_], size[places_]
+        turn = 1 + step % np.maximum(length - 1, 1)
+        return order[start + (place[places_] - start + turn) % length]
+
+    def stream(self, start: int, stop: int) -> Iterator[StepImages]:
+        """The images of steps start to stop, the next step's read while this one is worked on."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead: Future[StepImages] | None = pool.submit(self.load, start) if start < stop else None
+            for step in range(start, stop):
+                assert ahead is not None
+                images = ahead.result()
+                ahead = pool.submit(self.load, step + 1) if step + 1 < stop else None
+                yield images
+
+
+def _siblings(expnum: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """For each CCD: `order` sorted by exposure, its place there, where its exposure begins, and how many CCDs it has."""
+    order = np.argsort(expnum, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    _, inverse, size = np.unique(expnum, return_inverse=True, return_counts=True)
+    begin = np.cumsum(size) - size
+    return order, place, begin[inverse], size[inverse]

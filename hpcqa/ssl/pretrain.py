@@ -1,0 +1,140 @@
+"""The stage: train the backbone on a run's shards, going on where it was left, and export it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.store import read_provenance, write_text
+from hpcqa.config import Config
+from hpcqa.config.frozen import stage_digest
+from hpcqa.errors import DataError
+from hpcqa.observe import Metrics
+from hpcqa.parallel.ranks import Ranks
+from hpcqa.parallel.torchdist import World, joined, pick_device, set_threads
+from hpcqa.ssl import weights
+from hpcqa.ssl.checkpoint import Checkpoints
+from hpcqa.ssl.defects import kinds_of
+from hpcqa.ssl.feed import Cutouts, Feed
+from hpcqa.ssl.student_teacher import Teacher
+from hpcqa.ssl.trainer import Trainer, fresh_state
+from hpcqa.ssl.vit import VisionTransformer, build
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
+    """Train and write backbone.safetensors; nothing if it is there and made from the same settings and shards.
+
+    Raises:
+        ConfigError, DataError, EnvironmentProblem: what the configuration, the shards or the launcher have wrong.
+        Preempted: asked to stop; the state is saved.
+    """
+    from hpcqa.pixels.dataset import ShardSet  # here, so that the trainer needs no camera
+
+    shards = sorted(folder.need("shards", "shard").glob("shard-*.h5"))
+    if not shards:
+        raise DataError(f"{folder.output('shards')}: holds no shards; run `hpcqa shard run={folder.path}` first.")
+    calibration = folder.need("calibration", "calibrate")
+    parents = {folder.relative(path): read_provenance(path).content for path in [*shards, calibration]}
+    device = pick_device(config.ssl.device, ranks.local_rank)
+    set_threads(ranks.local_world_size)
+    with joined(ranks, device) as world:
+        if world.share(is_current(config, folder, parents)):
+            logger.info("pretrain: %s is current", folder.output("backbone"))
+            return
+        train(config, folder, ShardSet(shards, calibration, config), world, parents)
+
+
+def is_current(config: Config, folder: RunFolder, parents: dict[str, str]) -> bool:
+    """Whether the run's backbone was made from these settings and parents."""
+    try:
+        card = weights.read_card(folder.output("backbone"))
+    except DataError:
+        return False
+    return card.get("config_digest") == stage_digest(config, "pretrain") and card.get("parents") == parents
+
+
+def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, parents: dict[str, str]) -> None:
+    """Train on cutouts from wherever, and write the backbone with its card.
+
+    Args:
+        parents: content digests of what the cutouts came from, by path.
+    """
+    backbone = starting_network(config)
+    untrained = {"config_digest": stage_digest(config, "pretrain"), "parents": parents, "seed": config.seed}
+    if config.ssl.steps == 0:
+        _export(folder, world, backbone, {**untrained, "step": 0, "images": 0, "metrics": {}})
+        return
+    feed = Feed(cutouts, config, rank=world.rank, world_size=world.size)
+    state = fresh_state(backbone, config, feed, world)
+    digest = stage_digest(config, "pretrain")
+    checkpoints = Checkpoints(
+        folder.output("checkpoints") / digest[:12],
+        world,
+        keep=config.ssl.keep,
+        identity=json.loads(json.dumps(backbone.architecture.to_json())),
+    )
+    checkpoints.load_latest(state)
+    journal = Journal(folder.output("metrics"), state.counters.step) if world.is_first else None
+    try:
+        trainer = Trainer(config, feed, state, world, checkpoints=checkpoints, write=journal.write if journal else None)
+        trainer.run()
+    finally:
+        if journal is not None:
+            journal.close()
+    if config.ssl.export == "best" and state.counters.best_step not in (-1, state.counters.step):
+        checkpoints.load(state, state.counters.best_step)
+    card = {
+        **untrained,
+        "step": state.counters.step,
+        "images": state.counters.images,
+        "metrics": journal.latest if journal else {},
+    }
+    _export(folder, world, exported(state.teacher), card)
+
+
+def starting_network(config: Config) -> VisionTransformer:
+    """The network before training: random by the run's seed, or from the weights that ssl.init_from names."""
+    network = build(config.model, config.views, kinds_of(config), seed=config.seed)
+    if config.ssl.init_from:
+        weights.initialise(network, Path(config.ssl.init_from))
+    return network
+
+
+def exported(teacher: Teacher) -> VisionTransformer:
+    """The teacher's backbone, which is what is used after training."""
+    return teacher.network.backbone
+
+
+def _export(folder: RunFolder, world: World, network: VisionTransformer, card: dict[str, Any]) -> None:
+    if world.is_first:
+        weights.save_backbone(folder.output("backbone"), network, card)
+    world.barrier()
+
+
+class Journal:
+    """Metrics as JSON lines; lines of steps that a restart does again are dropped first."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.latest: dict[str, float] = {}
+        if path.exists():
+            write_text(path, "".join(line for line in path.read_text().splitlines(True) if _before(line, step)))
+        self._metrics = Metrics(path)
+
+    def write(self, line: dict[str, Any]) -> None:
+        self._metrics.write(**line)
+        self.latest |= {name: value for name, value in line.items() if isinstance(value, (int, float))}
+
+    def close(self) -> None:
+        self._metrics.close()
+
+
+def _before(line: str, step: int) -> bool:
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False

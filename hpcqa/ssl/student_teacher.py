@@ -1,0 +1,269 @@
+"""The student, its slowly following teacher, and what they are asked: crops, masked patches, defects, numbers.
+
+Source: DINOv2 (arXiv:2304.07193) section 4 for crops and patches; the injected defects and numbers are hpcqa's own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from hpcqa.config import SslConfig
+from hpcqa.parallel.torchdist import World
+from hpcqa.ssl import losses
+from hpcqa.ssl.defects import Injected
+from hpcqa.ssl.schedules import Point
+from hpcqa.ssl.views import Crops
+from hpcqa.ssl.vit import VisionTransformer
+
+
+@dataclass
+class Task:
+    """What the networks are asked about one view in one step. `total` counts the images of all ranks.
+
+    Each of `crops`, `injected` and `numbers` (float32 (B, F), NaN unknown) is None where the view has not that task.
+    """
+
+    total: int
+    crops: Crops | None
+    injected: Injected | None
+    numbers: Tensor | None
+
+
+class ProjectionHead(nn.Module):
+    """Three layers to a normalised bottleneck, then unit prototypes. Source: arXiv:2104.14294 appendix C."""
+
+    def __init__(self, dim: int, ssl: SslConfig) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, ssl.head_hidden),
+            nn.GELU(),
+            nn.Linear(ssl.head_hidden, ssl.head_hidden),
+            nn.GELU(),
+            nn.Linear(ssl.head_hidden, ssl.head_bottleneck),
+        )
+        self.prototypes = nn.Parameter(torch.empty(ssl.prototypes, ssl.head_bottleneck))
+        for module in self.mlp:
+            if isinstance(module, nn.Linear):
+                # Keeps the spread of the input, so that images are told apart from the first step on.
+                nn.init.xavier_normal_(module.weight, gain=1.4)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.prototypes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (..., K) of features (..., D)."""
+        x = F.normalize(self.mlp(x), dim=-1, eps=1e-6)
+        return F.linear(x, F.normalize(self.prototypes, dim=-1).to(x.dtype))
+
+
+class NumberHead(nn.Module):
+    """Predicts the measured numbers from CLS and the mean of the patches."""
+
+    def __init__(self, dim: int, num_numbers: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(2 * dim, num_numbers)
+
+    def forward(self, cls: Tensor, patches: Tensor) -> Tensor:
+        return self.out(torch.cat([cls, patches.mean(1)], dim=-1))
+
+
+@dataclass
+class Answers:
+    """What a network says about one view: scores of crops (global first), features, patches, defects, numbers."""
+
+    crops: list[Tensor]
+    features: Tensor | None
+    patches: Tensor | None
+    defects: tuple[Tensor, Tensor] | None
+    numbers: Tensor | None
+
+
+class Learner(nn.Module):
+    """The backbone and its heads; a head exists only where a task uses it, so that every parameter gets a gradient."""
+
+    def __init__(self, backbone: VisionTransformer, ssl: SslConfig, number_views: Mapping[str, int]) -> None:
+        super().__init__()
+        dim = backbone.architecture.dim
+        self.ssl = ssl
+        self.backbone = backbone
+        by_crops = bool(set(ssl.crop_views) & set(ssl.views))
+        self.uses_dino = by_crops and ssl.dino_weight > 0
+        self.uses_ibot = by_crops and ssl.ibot_weight > 0
+        self.head: ProjectionHead | None = None
+        self.patch_head: ProjectionHead | None = None
+        if self.uses_dino or (self.uses_ibot and ssl.shared_head):
+            self.head = ProjectionHead(dim, ssl)
+        if self.uses_ibot and not ssl.shared_head:
+            self.patch_head = ProjectionHead(dim, ssl)
+        self.numbers = nn.ModuleDict({view: NumberHead(dim, count) for view, count in number_views.items()})
+        # What no task uses must not wait for a gradient.
+        self.backbone.mask_token.requires_grad_(self.uses_ibot)
+        for view, stem in self.backbone.stems.items():
+            stem.requires_grad_(view in ssl.views)
+
+    def head_for_patches(self) -> ProjectionHead:
+        head = self.patch_head if self.patch_head is not None else self.head
+        assert head is not None
+        return head
+
+    def forward(self, tasks: Mapping[str, Task]) -> dict[str, Answers]:
+        """The student's answers for every view."""
+        return {view: self._view(view, task) for view, task in tasks.items()}
+
+    def _view(self, view: str, task: Task) -> Answers:
+        answers = Answers([], None, None, None, None)
+        if task.crops is not None:
+            self._answer_crops(view, task.crops, answers)
+        if task.injected is not None:
+            tokens = self.backbone(task.injected.images, view)
+            answers.defects = self.backbone.defects[view](tokens)
+            if task.numbers is not None:
+                answers.numbers = self.numbers[view](tokens.cls, tokens.patches)
+        return answers
+
+    def _answer_crops(self, view: str, crops: Crops, answers: Answers) -> None:
+        batch = crops.large.shape[1]
+        masked = crops.masked.flatten(0, 1) if self.uses_ibot else None
+        large = self.backbone(crops.large.flatten(0, 1), view, masked)
+        answers.features = large.cls[:batch]
+        if self.uses_dino and self.head is not None:
+            answers.crops = list(self.head(large.cls).view(2, batch, -1))
+            if len(crops.small):
+                small = self.backbone(crops.small.flatten(0, 1), view)
+                answers.crops += list(self.head(small.cls).view(len(crops.small), batch, -1))
+        if masked is not None:
+            answers.patches = self.head_for_patches()(large.patches[masked])
+
+    @torch.no_grad()
+    def teach(self, view: str, crops: Crops) -> Answers:
+        """The teacher's answers for the whole global crops: their scores, and those of the patches masked elsewhere."""
+        batch = crops.large.shape[1]
+        tokens = self.backbone(crops.large.flatten(0, 1), view)
+        scores = list(self.head(tokens.cls).view(2, batch, -1)) if self.uses_dino and self.head is not None else []
+        patches = self.head_for_patches()(tokens.patches[crops.masked.flatten(0, 1)]) if self.uses_ibot else None
+        return Answers(scores, tokens.cls, patches, None, None)
+
+
+class Teacher:
+    """An exponential moving average of the student, and the balance of its targets."""
+
+    def __init__(self, student: Learner) -> None:
+        self.network = copy.deepcopy(student).requires_grad_(False).eval()
+        kinds = ("dino", "ibot")
+        self.centres = {kind: torch.zeros(student.ssl.prototypes) for kind in kinds}
+
+    def to(self, device: torch.device) -> Teacher:
+        self.network.to(device)
+        self.centres = {kind: centre.to(device) for kind, centre in self.centres.items()}
+        return self
+
+    @torch.no_grad()
+    def follow(self, student: Learner, momentum: float) -> None:
+        """Move towards the student. Source: arXiv:2104.14294 section 3.1."""
+        own = [parameter.data for parameter in self.network.parameters()]
+        torch._foreach_lerp_(own, [parameter.data for parameter in student.parameters()], 1 - momentum)
+
+    def targets(self, kind: str, scores: Tensor, temperature: float, world: World) -> Tensor:
+        """Balanced targets (M, K) of teacher scores (M, K)."""
+        if self.network.ssl.centring == "sinkhorn":
+            return losses.sinkhorn(scores, temperature, world)
+        targets = losses.centred(scores, self.centres[kind], temperature)
+        self.centres[kind] = losses.moved_centre(self.centres[kind], scores, world)
+        return targets
+
+
+@dataclass
+class Targets:
+    """The teacher's targets for one view: (B, K) of each global crop, and (M, K) of the masked patches."""
+
+    crops: list[Tensor]
+    patches: Tensor | None
+
+
+def targets_of(teacher: Teacher, tasks: Mapping[str, Task], point: Point, world: World) -> dict[str, Targets]:
+    """What the teacher asks of the student, for every view with crops."""
+    result = {}
+    for view, task in tasks.items():
+        if task.crops is None:
+            continue
+        answers = teacher.network.teach(view, task.crops)
+        crops: list[Tensor] = []
+        if answers.crops:
+            both = teacher.targets("dino", torch.cat(answers.crops), point.teacher_temperature, world)
+            crops = list(both.chunk(2))
+        patches = None
+        if answers.patches is not None:
+            patches = teacher.targets("ibot", answers.patches, point.teacher_temperature, world)
+        result[view] = Targets(crops, patches)
+    return result
+
+
+def terms_of(
+    answers: Mapping[str, Answers],
+    targets: Mapping[str, Targets],
+    tasks: Mapping[str, Task],
+    ssl: SslConfig,
+    world: World,
+) -> dict[str, Tensor]:
+    """Every weighted loss term as "loss_view"; their sum is what is minimised."""
+    terms: dict[str, Tensor] = {}
+    for view, task in tasks.items():
+        answer, share = answers[view], world.size / task.total
+        if task.crops is not None:
+            terms |= _crop_terms(view, answer, targets[view], task.crops, ssl, world, share)
+        if task.injected is not None and answer.defects is not None:
+            whole, patch = answer.defects
+            loss = losses.defects(whole, patch, task.injected.kinds, task.injected.patches, share)
+            terms[f"defect_{view}"] = ssl.defect_weight * loss
+        if task.numbers is not None and answer.numbers is not None:
+            terms[f"number_{view}"] = ssl.number_weight * losses.numbers(answer.numbers, task.numbers, share)
+    return terms
+
+
+def _crop_terms(
+    view: str, answer: Answers, targets: Targets, crops: Crops, ssl: SslConfig, world: World, share: float
+) -> dict[str, Tensor]:
+    terms = {}
+    if targets.crops:
+        terms[f"dino_{view}"] = ssl.dino_weight * losses.dino(answer.crops, targets.crops, ssl.temperature, share)
+    if targets.patches is not None and answer.patches is not None:
+        masked = crops.masked.flatten(0, 1)
+        loss = losses.ibot(
+            answer.patches, targets.patches, masked.nonzero()[:, 0], len(masked), ssl.temperature, share / 2
+        )
+        terms[f"ibot_{view}"] = ssl.ibot_weight * loss
+    if ssl.koleo_weight and answer.features is not None:
+        terms[f"koleo_{view}"] = ssl.koleo_weight * losses.koleo(answer.features, world, share)
+    return terms
+
+
+def parameter_groups(learner: Learner, layer_decay: float) -> list[dict[str, object]]:
+    """Groups for AdamW: a learning rate that falls with the distance from the output, no weight decay on vectors.
+
+    Each group has `scale` (of the learning rate), `decays` and `is_last` (the prototypes).
+    """
+    depth = learner.backbone.architecture.depth
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in learner.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale = layer_decay ** (depth + 1 - _layer(name, depth))
+        decays = parameter.ndim > 1 and not name.endswith(("_token", "_tokens", ".cls", ".position"))
+        groups.setdefault((scale, decays, name.endswith("prototypes")), []).append(parameter)
+    return [
+        {"params": parameters, "scale": scale, "decays": decays, "is_last": is_last}
+        for (scale, decays, is_last), parameters in groups.items()
+    ]
+
+
+def _layer(name: str, depth: int) -> int:
+    """0 for the stems and tokens, 1 to depth for the blocks, depth + 1 for what follows."""
+    if name.startswith("backbone.blocks."):
+        return int(name.split(".")[2]) + 1
+    first = ("backbone.stems.", "backbone.cls_token", "backbone.register_tokens", "backbone.mask_token")
+    return 0 if name.startswith(first) else depth + 1

@@ -1,0 +1,259 @@
+"""The training loop: steps that all ranks agree on, metrics, checkpoints, and leaving when asked to."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpcqa.config import Config
+from hpcqa.errors import DataError
+from hpcqa.observe import Tracker
+from hpcqa.parallel import preemption
+from hpcqa.parallel.preemption import Preempted
+from hpcqa.parallel.torchdist import World
+from hpcqa.ssl import draws, monitor, schedules, views
+from hpcqa.ssl.checkpoint import Checkpoints, TrainState
+from hpcqa.ssl.defects import BANK, DefectTask, kinds_of, softening_of
+from hpcqa.ssl.encode import as_images, autocast
+from hpcqa.ssl.feed import Feed, StepImages, ViewImages
+from hpcqa.ssl.student_teacher import Learner, Targets, Task, Teacher, parameter_groups, targets_of, terms_of
+from hpcqa.ssl.vit import VisionTransformer
+from hpcqa.streams import stream_seed
+
+logger = logging.getLogger(__name__)
+Writer = Callable[[dict[str, Any]], None]
+Check = Callable[[int, Teacher], dict[str, float]]
+
+
+def fresh_state(backbone: VisionTransformer, config: Config, feed: Feed, world: World) -> TrainState:
+    """Student, teacher and optimizer at step 0, the same on every rank."""
+    ssl = config.ssl
+    numbered = [view for view in ssl.views if view in backbone.defects and view != "focal_plane" and ssl.number_weight]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(config.seed, "heads"))
+        student = Learner(backbone, ssl, {view: len(feed.cutouts.number_names) for view in numbered})
+    student.to(world.device).train()
+    teacher = Teacher(student).to(world.device)
+    groups = parameter_groups(student, ssl.layer_decay)
+    optimizer = torch.optim.AdamW(groups, lr=ssl.lr, betas=(0.9, 0.999), fused=True)
+    return TrainState(student, teacher, optimizer)
+
+
+class Tasks:
+    """Turns images into what the networks are asked, on the device."""
+
+    def __init__(self, config: Config, feed: Feed, backbone: VisionTransformer, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.stems = backbone.architecture.stems
+        self.defects = {view: self._defect_task(view, kinds, feed) for view, kinds in kinds_of(config).items()}
+
+    def _defect_task(self, view: str, kinds: tuple[str, ...], feed: Feed) -> DefectTask:
+        ssl, is_stamps = self.config.ssl, view == "detail"
+        bank = torch.zeros(0) if is_stamps else torch.from_numpy(feed.bank(view, BANK)).float()
+        low, high = ssl.defect_strength
+        return DefectTask(
+            kinds,
+            softening=softening_of(view, self.config),
+            patch=self.stems[view].patch,
+            share=ssl.defect_share,
+            strength=(low, high),
+            bank=bank if bank.ndim < 4 else bank[:, 0],
+            stamp=self.config.views.stamp if is_stamps else 0,
+        ).to(self.device)
+
+    def of(self, view: str, part: ViewImages, step: int) -> Task:
+        """The task of a view in a step."""
+        ssl = self.config.ssl
+        images = as_images(part.images, self.device)
+        keys = draws.image_keys(self.config.seed, view, step, part.expnum, part.ccdnum).to(self.device)
+        crops = injected = numbers = None
+        if view in ssl.crop_views:
+            partners = images if part.partners is None else as_images(part.partners, self.device)
+            crops = views.crops(images, partners, draws.derived(keys, 1), self.stems[view], ssl)
+        if view in self.defects:
+            whole = views.turned(images, draws.derived(keys, 2))
+            injected = self.defects[view].inject(whole, draws.derived(keys, 3))
+            if part.numbers is not None:
+                # An injected defect changes what would be measured.
+                clean = injected.kinds.sum(1, keepdim=True) == 0
+                numbers = torch.from_numpy(part.numbers).to(self.device).masked_fill(~clean, float("nan"))
+        return Task(part.total, crops, injected, numbers)
+
+
+class Trainer:
+    """Runs the steps of one rank."""
+
+    def __init__(
+        self,
+        config: Config,
+        feed: Feed,
+        state: TrainState,
+        world: World,
+        *,
+        checkpoints: Checkpoints | None = None,
+        write: Writer | None = None,
+        check: Check | None = None,
+    ) -> None:
+        """Args: `write` takes lines of metrics; `check` scores the teacher (all ranks call it together)."""
+        self.config, self.feed, self.state, self.world = config, feed, state, world
+        self.checkpoints, self.write, self.check = checkpoints, write or (lambda line: None), check
+        self.tasks = Tasks(config, feed, state.student.backbone, world.device)
+        self.runner: nn.Module = world.replicate(state.student)
+        self._times = {"data": 0.0, "step": 0.0, "images": 0.0}
+
+    def run(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            Preempted: this process was asked to stop, and the state is saved.
+            DataError: too many steps in a row without a finite loss, or without readable data.
+        """
+        ssl, counters = self.config.ssl, self.state.counters
+        with Tracker("pretrain", total=ssl.steps, unit="steps", shown=self.world.is_first) as ticker:
+            ticker.advance(counters.step)
+            before = time.perf_counter()
+            for images in self.feed.stream(counters.step, ssl.steps):
+                waited = time.perf_counter() - before
+                self._one(images, waited, before)
+                ticker.advance()
+                before = time.perf_counter()
+
+    def _one(self, images: StepImages, waited: float, began: float) -> None:
+        counters, ssl = self.state.counters, self.config.ssl
+        line = self.step(images)
+        counters.step = images.step + 1
+        self._times["data"] += waited
+        self._times["step"] += time.perf_counter() - began
+        self._times["images"] += sum(self.feed.counts.values())
+        counters.images += sum(self.feed.counts.values())
+        last = counters.step == ssl.steps
+        if line is not None and (counters.step % ssl.log_every == 0 or last):
+            self.write({**line, **self._speed(), "step": counters.step, "images": counters.images})
+        is_best = self._check(last)
+        (stop,) = self.world.any_of([preemption.requested()])
+        due = counters.step % ssl.checkpoint_every == 0 or last or stop or is_best
+        if due and self.checkpoints is not None:
+            self.checkpoints.save(self.state)
+        if stop and not last:
+            raise Preempted(f"pretrain: asked to stop, saved at step {counters.step}; start it again to go on.")
+
+    def _check(self, last: bool) -> bool:
+        """Score the teacher if it is time to; whether it is the best so far."""
+        counters, ssl = self.state.counters, self.config.ssl
+        due = last or (ssl.knn_every > 0 and counters.step % ssl.knn_every == 0)
+        if not due or self.check is None:
+            return False
+        found = self.check(counters.step, self.state.teacher)
+        if found:
+            self.write({**found, "step": counters.step, "images": counters.images})
+        score = found.get("knn_ap", -1.0)
+        if score <= counters.best:
+            return False
+        counters.best, counters.best_step = score, counters.step
+        return True
+
+    def _speed(self) -> dict[str, float]:
+        times, self._times = self._times, {"data": 0.0, "step": 0.0, "images": 0.0}
+        whole = max(times["step"], 1e-9)
+        speed = {"images_per_s": times["images"] / whole, "data_wait_share": times["data"] / whole}
+        if self.world.device.type == "cuda":
+            speed["memory_gib"] = torch.cuda.max_memory_allocated(self.world.device) / 2**30
+        return speed
+
+    def step(self, images: StepImages) -> dict[str, float] | None:
+        """One step, or none if any rank's data or losses are bad; the metrics of the step."""
+        ssl, state = self.config.ssl, self.state
+        point = schedules.at(ssl, images.step)
+        torch.manual_seed(stream_seed(self.config.seed, "step", images.step, self.world.rank))
+        state.optimizer.zero_grad(set_to_none=True)
+        (unread,) = self.world.any_of([images.problem is not None])
+        if unread:
+            return self._skip(images, "data that could not be read")
+        terms: dict[str, Tensor] = {}
+        extra: dict[str, float] = {}
+        for number, piece in enumerate(images.pieces):
+            is_last = number == len(images.pieces) - 1
+            found, extra = self._piece(piece, images.step, point, is_last)
+            for name, value in found.items():
+                terms[name] = terms.get(name, torch.zeros((), device=value.device)) + value.detach()
+        values = torch.stack(list(terms.values()))
+        norm = self._gradient_norm()
+        (bad,) = self.world.any_of([not bool(torch.isfinite(values).all() & torch.isfinite(norm))])
+        if bad:
+            return self._skip(images, "a loss that is not finite")
+        self._update(point)
+        state.counters.skipped_in_a_row = 0
+        means = (self.world.sum(values) / self.world.size).tolist()
+        named = {f"loss_{name}": value for name, value in zip(terms, means, strict=True)}
+        return {
+            "loss": sum(means), **named, **extra, "grad_norm": float(norm), "lr": point.lr,
+            "momentum": point.momentum, "skipped": float(state.counters.skipped),
+        }  # fmt: skip
+
+    def _piece(
+        self, piece: Mapping[str, ViewImages], step: int, point: schedules.Point, is_last: bool
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        ssl, state = self.config.ssl, self.state
+        asked = {view: self.tasks.of(view, part, step) for view, part in piece.items()}
+        sync = torch.enable_grad() if is_last else self.world.without_sync(self.runner)
+        with sync:
+            with autocast(self.world.device, ssl.precision):
+                targets = targets_of(state.teacher, asked, point, self.world)
+                answers = self.runner(asked)
+            terms = terms_of(answers, targets, asked, ssl, self.world)
+            total = torch.stack(list(terms.values())).sum()
+            total.backward()  # type: ignore[no-untyped-call]
+        due = (step + 1) % ssl.log_every == 0 and is_last
+        return terms, _collapse(targets, {view: answer.features for view, answer in answers.items()}) if due else {}
+
+    def _gradient_norm(self) -> Tensor:
+        parameters = [parameter for parameter in self.state.student.parameters() if parameter.grad is not None]
+        limit = self.config.ssl.clip or float("inf")
+        return nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
+
+    def _update(self, point: schedules.Point) -> None:
+        state = self.state
+        for group in state.optimizer.param_groups:
+            group["lr"] = point.lr * group["scale"]
+            group["weight_decay"] = point.weight_decay if group["decays"] else 0.0
+            if group["is_last"] and point.last_layer_fixed:
+                group["lr"] = 0.0
+        state.optimizer.step()
+        state.teacher.follow(state.student, point.momentum)
+
+    def _skip(self, images: StepImages, why: str) -> None:
+        """Count a bad step; too many in a row end the run with the keys of the batch.
+
+        Raises:
+            DataError: the limit is reached.
+        """
+        counters = self.state.counters
+        counters.skipped += 1
+        counters.skipped_in_a_row += 1
+        self.state.optimizer.zero_grad(set_to_none=True)
+        logger.warning("pretrain: step %d skipped for %s (%s)", images.step, why, images.problem or "see metrics")
+        self.write({"step": images.step, "skipped": counters.skipped, "why": why, "batch": images.keys()})
+        if counters.skipped_in_a_row >= self.config.ssl.max_skipped:
+            raise DataError(
+                f"pretrain: {counters.skipped_in_a_row} steps in a row with {why}, the last {images.step} "
+                f"({images.problem or 'its images are in the metrics'}); look at these images, or lower ssl.lr."
+            )
+
+
+def _collapse(targets: Mapping[str, Targets], features: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """Rank and spread of the embeddings, entropy of the teacher, for every view with crops; this rank's images."""
+    found = {}
+    for view, target in targets.items():
+        own = features[view]
+        if own is not None:
+            found[f"rank_{view}"] = monitor.effective_rank(own.detach().float())
+            found[f"spread_{view}"] = monitor.spread(own.detach().float())
+        if target.crops:
+            each, mean = monitor.entropies(torch.cat(target.crops))
+            found[f"teacher_entropy_{view}"], found[f"prototype_entropy_{view}"] = each, mean
+    return found
