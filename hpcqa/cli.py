@@ -128,8 +128,9 @@ def work(name: str, config: Config, overrides: list[str]) -> tuple[int, float | 
     """Freeze the configuration and run a stage, or all of them; returns the exit code and the objective."""
     from hpcqa import compose
     from hpcqa.launch.lock import held
-    from hpcqa.launch.pipeline import run_all, run_one
+    from hpcqa.launch.pipeline import refuse_no_survey, run_all, run_one
 
+    refuse_no_survey(config, name)
     folder = compose.freeze(config, overrides)
     with held(folder):
         outcome = run_all(config, folder) if name == "run" else run_one(config, folder, stage(name))
@@ -173,19 +174,19 @@ def one_word(words: list[str], what: str) -> str:
 
 def status_command(words: list[str]) -> int:
     """`hpcqa status RUN [--json]`."""
-    from hpcqa.launch.status import status_json, status_text
-
     as_json = "--json" in words
     config, folder = run_folder(one_word([word for word in words if word != "--json"], "a run folder"))
+    from hpcqa.launch.status import status_json, status_text
+
     print(status_json(config, folder) if as_json else status_text(config, folder))
     return 0
 
 
 def verify_command(words: list[str]) -> int:
     """`hpcqa verify RUN`: exit code 3 if a file is damaged."""
+    _, folder = run_folder(one_word(words, "a run folder"))
     from hpcqa.artifacts.verify import verify_run
 
-    _, folder = run_folder(one_word(words, "a run folder"))
     checked, problems = verify_run(folder)
     for problem in problems:
         print(problem)
@@ -195,23 +196,23 @@ def verify_command(words: list[str]) -> int:
 
 def show_command(words: list[str]) -> int:
     """`hpcqa show EXPNUM [run=FOLDER] [out=FILE.png]`."""
-    from hpcqa.report.show import show
-
     values = dict(word.split("=", 1) for word in words if "=" in word)
     expnum = one_word([word for word in words if "=" not in word], "an expnum")
     if not expnum.isdigit():
         raise ConfigError(f"{expnum}: expected an exposure number.")
     config, folder = run_folder(values.get("run", "runs/default"))
     out = Path(values.get("out", f"exposure-{expnum}.png"))
+    from hpcqa.report.show import show
+
     print(show(config, folder, int(expnum), out))
     return 0
 
 
 def import_weights_command(words: list[str]) -> int:
     """`hpcqa import-weights FILE OUT`."""
-    from hpcqa.ssl.weights import import_weights
-
     if len(words) != 2:
         raise ConfigError("expected a file of weights and the backbone.safetensors to write.")
+    from hpcqa.ssl.weights import import_weights
+
     print(import_weights(Path(words[0]), Path(words[1])))
     return 0

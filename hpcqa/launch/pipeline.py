@@ -30,18 +30,22 @@ def planned(config: Config) -> list[Stage]:
     return [stage for stage in STAGES if stage.name != "simulate" or config.survey.simulated]
 
 
-def run_all(config: Config, folder: RunFolder) -> Outcome:
-    """Every stage in order; each skips what is done.
-
-    Raises:
-        ConfigError: there is nothing to read.
-        HpcqaError: of the first stage that fails for good.
-    """
-    if not (config.survey.simulated or config.survey.tables or config.survey.images):
+def refuse_no_survey(config: Config, name: str) -> None:
+    """ConfigError if a command has nothing to read; asked before anything is written."""
+    survey = config.survey
+    if name in ("run", "manifest") and not (survey.simulated or survey.tables or survey.images):
         raise ConfigError(
             "survey.tables=[]: no survey; name tables (survey.tables=[...]), image directories (survey.images=[...]), "
             "or simulate one with survey=simulated."
         )
+
+
+def run_all(config: Config, folder: RunFolder) -> Outcome:
+    """Every stage in order; each skips what is done.
+
+    Raises:
+        HpcqaError: of the first stage that fails for good.
+    """
     outcome = Outcome()
     for stage in planned(config):
         _run(config, folder, stage, outcome)

@@ -1,0 +1,106 @@
+"""The command line as its user meets it: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hpcqa.config import Config, leaves
+from hpcqa.stages import STAGES
+
+
+def hpcqa(*words, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "hpcqa", *words],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_names_every_stage_and_imports_neither_torch_nor_hydra(tmp_path):
+    done = hpcqa("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(stage.name in done.stdout for stage in STAGES)
+    probe = "import sys, hpcqa.cli; print([m for m in ('torch', 'mpi4py', 'hydra', 'astropy') if m in sys.modules])"
+    imported = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert imported.stdout.strip() == "[]"
+
+
+def test_run_help_explains_every_setting(tmp_path):
+    done = hpcqa("run", "--help", cwd=tmp_path)
+    for leaf in leaves(Config()):
+        assert f"  {leaf.name}=" in done.stdout
+        assert leaf.setting.doc in done.stdout
+
+
+@pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
+def test_each_stage_has_help(stage, tmp_path):
+    done = hpcqa(stage, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "launch.kind=inline" in done.stdout
+
+
+def test_cfg_job_shows_the_composed_configuration(tmp_path):
+    done = hpcqa("fit", "--cfg", "job", "fit.k=5", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "k: 5" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["manifst"], 2, "manifst: no such command"),
+        (["fit", "fit.kk=3"], 2, "fit.kk: no such setting; did you mean fit.k"),
+        (["fit", "fit.k=0"], 2, "fit.k=0: expected 1 to 1000"),
+        (["fit", "--quick"], 2, "--quick: no such switch"),
+        (["run"], 2, "survey.tables=[]: no survey"),
+        (["manifest"], 2, "survey.tables=[]: no survey"),
+        (["status", "nowhere"], 2, "run.yaml: not found"),
+        (["verify", "nowhere"], 2, "run.yaml: not found"),
+        (["show", "abc"], 2, "abc: expected an exposure number"),
+        (["import-weights", "x"], 2, "expected a file of weights"),
+    ],
+)
+def test_a_mistake_is_one_sentence_on_stderr(words, code, said, tmp_path):
+    done = hpcqa(*words, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_ranks_do_not_compose(tmp_path):
+    done = hpcqa("embed", cwd=tmp_path, RANK="0", WORLD_SIZE="4", LOCAL_RANK="0", LOCAL_WORLD_SIZE="4")
+    assert done.returncode == 4
+    assert "hpcqa.launch.job" in done.stderr
+
+
+def test_a_stage_without_its_input_says_which_stage_comes_first(tmp_path):
+    done = hpcqa("shard", "run=here", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "manifest" in done.stderr.splitlines()[-1]
+
+
+def test_version(tmp_path):
+    assert hpcqa("--version", cwd=tmp_path).stdout.startswith("0.")
+
+
+def test_a_sweep_makes_a_run_folder_for_each_combination(tmp_path):
+    done = hpcqa("shard", "--multirun", "shard.max_failed=0.1,0.2", "seed=3", "run=r", cwd=tmp_path)
+    runs = sorted((tmp_path / "r" / "sweeps").glob("*/*/run.yaml"))
+    assert len(runs) == 2
+    assert done.returncode == 3
+    assert done.stderr.count("manifest.parquet: not found") == 2
+    texts = [run.read_text() for run in runs]
+    assert "max_failed: 0.1" in texts[0]
+    assert "max_failed: 0.2" in texts[1]
+    assert all(json.dumps(str(tmp_path / "r")) in text or f"base: {tmp_path}/r" in text for text in texts)
