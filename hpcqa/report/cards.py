@@ -1,0 +1,244 @@
+"""Exposure cards: what the page says and shows of one exposure, and the PNG files of its pictures."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from hpcqa.errors import DataError
+from hpcqa.instruments import for_camera
+from hpcqa.instruments.base import Ccd, Instrument
+from hpcqa.report import figures
+from hpcqa.report.choose import Choice
+from hpcqa.report.collect import Collected
+from hpcqa.report.pictures import Mosaic, Place, enlarge, mosaic
+from hpcqa.report.viewer import ExposureViews
+
+logger = logging.getLogger(__name__)
+
+PLANE_WIDTH = 640
+WORST = 3
+# The background maps are asinh(z / 2) of their deviation; three of these units are 20 sigma, already gross.
+BACKGROUND_REACH = 3.0
+
+
+class Views(Protocol):
+    """Where pictures come from: report.viewer.Viewer."""
+
+    def __contains__(self, expnum: int) -> bool: ...
+
+    def views(self, expnum: int) -> ExposureViews: ...
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a card. `boxes` outline CCDs, in the picture's own pixels."""
+
+    source: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+    boxes: tuple[Place, ...] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """One exposure."""
+
+    expnum: int
+    verdict: str
+    p_bad: float
+    novelty: float
+    reasons: tuple[str, ...]
+    shown_because: str
+    header: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[str, tuple[str, ...]], ...]
+    known: str
+    ccds: tuple[tuple[int, str], ...]
+    planes: tuple[Picture, ...]
+    stamps: tuple[Picture, ...]
+    no_pictures: str
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """The entries of a list in words: separated by semicolons, or else by commas outside brackets."""
+    parts = text.split(";") if ";" in text else re.split(r",\s*(?![^(]*\))", text)
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def make_card(data: Collected, choice: Choice, views: Views | None, images: Path) -> Card:
+    """The card of one row of the decisions; its pictures are written into `images`."""
+    row = {name: values[choice.row] for name, values in data.decisions.items()}
+    expnum = int(row["expnum"])
+    rows = np.flatnonzero(data.ccds["expnum"] == expnum)
+    order = rows[np.argsort(-np.nan_to_num(data.ccds["p_bad"][rows], nan=-1.0), kind="stable")]
+    worst = [(int(data.ccds["ccdnum"][at]), float(data.ccds["p_bad"][at])) for at in order[:WORST]]
+    planes, stamps, problem = _pictures(expnum, str(row["camera"]), worst, views, images)
+    known = data.known.get(expnum)
+    names = {int(data.ccds["ccdnum"][at]): str(data.ccds["ccdname"][at]) for at in rows}
+    return Card(
+        expnum=expnum,
+        verdict=str(row["verdict"]),
+        p_bad=float(row["p_bad"]),
+        novelty=float(row["novelty"]),
+        reasons=split_words(str(row["reasons"])),
+        shown_because=choice.why,
+        header=_header(data, row),
+        facts=_facts(row),
+        known=known.words if known else "",
+        ccds=tuple(sorted(names.items())),
+        planes=planes,
+        stamps=stamps,
+        no_pictures=problem,
+    )
+
+
+def _header(data: Collected, row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    rows = np.flatnonzero(data.manifest["expnum"] == row["expnum"])[:1]
+    found = [("camera", str(row["camera"])), ("band", str(row["band"])), ("night", str(row["night"]))]
+    for at in rows:
+        found.append(("exposure time", f"{data.manifest['exptime'][at]:g} s"))
+        found.append(("RA, Dec", f"{data.manifest['ra'][at]:.3f}, {data.manifest['dec'][at]:+.3f}"))
+        found.append(("object", str(data.manifest["object"][at]).strip()))
+    found.append(("processing", " ".join(filter(None, (str(row["plver"]), str(row["plprocid"]))))))
+    return tuple((name, value) for name, value in found if value and "nan" not in value)
+
+
+def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    counts = f"{row['num_decided']} of {row['num_ccds']} decided, {row['num_bad_ccds']} bad by themselves"
+    found = (
+        ("Why", (str(row["why"]),) if row["why"] else ()),
+        ("Evidence", split_words(str(row["evidence"]))),
+        ("Worst CCDs", split_words(str(row["worst_ccds"]))),
+        ("Nearest labelled", split_words(str(row["nearest"]))),
+        ("CCDs", (counts,)),
+    )
+    return tuple((name, entries) for name, entries in found if entries)
+
+
+def _pictures(
+    expnum: int, camera: str, worst: Sequence[tuple[int, float]], views: Views | None, images: Path
+) -> tuple[tuple[Picture, ...], tuple[Picture, ...], str]:
+    """Focal planes, stamps of the worst CCDs, and in words why there are none."""
+    instrument = for_camera(camera)
+    if views is None or expnum not in views or instrument is None:
+        return (), (), "No pictures: the exposure is in no shard."
+    try:
+        seen = views.views(expnum)
+    except DataError as error:
+        logger.warning("exposure %d has no pictures: %s", expnum, error)
+        return (), (), f"No pictures: {error}"
+    if not seen.context:
+        return (), (), "No pictures: no CCD of the exposure could be read."
+    return _planes(seen, instrument, worst, images), _stamps(seen, instrument, worst, images), ""
+
+
+def _planes(
+    seen: ExposureViews, instrument: Instrument, worst: Sequence[tuple[int, float]], images: Path
+) -> tuple[Picture, ...]:
+    context = mosaic(seen.context, instrument.ccds, instrument.shape, instrument.pixel_scale, PLANE_WIDTH)
+    background = mosaic(seen.background, instrument.ccds, instrument.shape, instrument.pixel_scale, PLANE_WIDTH)
+    outlined = tuple(place for number, _ in worst if (place := context.place(number)) is not None)
+    return (
+        _plane(
+            f"{seen.expnum}-context.png",
+            figures.grey(context.pixels, context.covered),
+            context,
+            f"Focal plane of exposure {seen.expnum}, sky-subtracted and stretched",
+            "All CCDs, sky-subtracted and stretched; the worst are outlined",
+            images,
+            outlined,
+        ),
+        _plane(
+            f"{seen.expnum}-background.png",
+            figures.diverging(background.pixels, background.covered, reach=BACKGROUND_REACH),
+            background,
+            f"Background of exposure {seen.expnum} without stars, against the usual pattern",
+            "Background without stars: red above, blue below the usual pattern",
+            images,
+        ),
+    )
+
+
+def _plane(
+    name: str,
+    picture: figures.Indexed,
+    plane: Mosaic,
+    alt: str,
+    caption: str,
+    images: Path,
+    boxes: tuple[Place, ...] = (),
+) -> Picture:
+    (images / name).write_bytes(figures.png(picture))
+    rows, columns = plane.pixels.shape
+    return Picture(f"images/{name}", alt, caption, columns, rows, boxes)
+
+
+def _stamps(
+    seen: ExposureViews, instrument: Instrument, worst: Sequence[tuple[int, float]], images: Path
+) -> tuple[Picture, ...]:
+    """Context and detail of each of the worst CCDs."""
+    names = {ccd.ccdnum: ccd.ccdname for ccd in instrument.ccds}
+    found = []
+    for number, p_bad in worst:
+        if number not in seen.context:
+            continue
+        name = names.get(number, str(number))
+        said = f"{name}, p = {p_bad:.2f}" if np.isfinite(p_bad) else name
+        for view, images_of, words in (
+            ("context", seen.context, "whole CCD"),
+            ("detail", seen.detail, "stars and sky at full resolution"),
+        ):
+            file = f"{seen.expnum}-{number}-{view}.png"
+            pixels = images_of[number].T if view == "context" else images_of[number]
+            (images / file).write_bytes(figures.png(figures.grey(pixels)))
+            alt = f"CCD {name} of exposure {seen.expnum}: {words}"
+            found.append(Picture(f"images/{file}", alt, f"{said}: {words}", pixels.shape[1], pixels.shape[0]))
+    return tuple(found)
+
+
+def sheet(seen: ExposureViews, instrument: Instrument, lines: Sequence[str], stream: BinaryIO) -> None:
+    """One PNG of everything the network sees of an exposure: context, background, details, focal plane."""
+    ccds: Sequence[Ccd] = instrument.ccds
+    shape, scale = instrument.shape, instrument.pixel_scale
+    context = mosaic(seen.context, ccds, shape, scale, 2400)
+    background = mosaic(seen.background, ccds, shape, scale, 2400)
+    missing = tuple(
+        (float(place.left), float(place.top), float(place.width), float(place.height), place.ccdname)
+        for place in context.places
+        if place.ccdnum not in seen.context
+    )
+    panels = [
+        figures.Panel("context: whole CCDs, sky-subtracted", figures.grey(context.pixels, context.covered), missing),
+        figures.Panel(
+            "background: without stars, against the usual pattern",
+            figures.diverging(background.pixels, background.covered, reach=BACKGROUND_REACH),
+        ),
+        figures.Panel("detail: stars and sky at full resolution", figures.grey(_tiled(seen.detail))),
+        figures.Panel(
+            "focal plane, as one image", figures.diverging(enlarge(seen.focal_plane, 4), reach=BACKGROUND_REACH)
+        ),
+    ]
+    figures.sheet(stream, f"Exposure {seen.expnum} as the network sees it", lines, panels)
+
+
+def _tiled(details: Mapping[int, np.ndarray], gap: int = 2) -> np.ndarray:
+    """The CCDs' detail mosaics in a nearly square grid, in the order of their numbers."""
+    if not details:
+        return np.zeros((64, 64), np.float32)
+    tiles = [details[number] for number in sorted(details)]
+    rows, columns = tiles[0].shape
+    across = int(np.ceil(np.sqrt(len(tiles))))
+    down = -(-len(tiles) // across)
+    grid = np.full((down * (rows + gap) - gap, across * (columns + gap) - gap), np.nan, np.float32)
+    for number, tile in enumerate(tiles):
+        top, left = number // across * (rows + gap), number % across * (columns + gap)
+        grid[top : top + rows, left : left + columns] = tile
+    return grid

@@ -1,0 +1,361 @@
+"""Figures of the report, and its pictures as PNG; the only user of matplotlib.
+
+Plots are SVG text to be put inside a page: their colours are the page's CSS variables, so that they follow its light or
+dark theme, and their text stays text. Every function is pure: arrays in, markup out.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# matplotlib cannot write CSS variables, so each stands as a colour that no figure uses otherwise.
+VARIABLES = {
+    "ink": "#010203",
+    "muted": "#010204",
+    "line": "#010205",
+    "surface": "#010206",
+    "c1": "#0102a1",
+    "c2": "#0102a2",
+    "c3": "#0102a3",
+    "c4": "#0102a4",
+    "c5": "#0102a5",
+    "good": "#0102b1",
+    "bad": "#0102b2",
+    "review": "#0102b3",
+    "undecided": "#0102b4",
+}
+COUNT_LEVELS = (0, 1, 3, *(scale * 10**power for power in range(1, 7) for scale in (1, 3)))
+SERIES = ("c1", "c2", "c3", "c4", "c5")
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "axes.edgecolor": VARIABLES["line"],
+    "axes.labelcolor": VARIABLES["muted"],
+    "axes.titlecolor": VARIABLES["ink"],
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": VARIABLES["line"],
+    "grid.linewidth": 0.7,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "text.color": VARIABLES["ink"],
+    "xtick.color": VARIABLES["muted"],
+    "ytick.color": VARIABLES["muted"],
+    "xtick.labelcolor": VARIABLES["muted"],
+    "ytick.labelcolor": VARIABLES["muted"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.labelcolor": VARIABLES["ink"],
+    "lines.linewidth": 2.0,
+    "lines.solid_capstyle": "round",
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One value with its interval; NaN where there is none. `note` follows the value in the figure."""
+
+    name: str
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+    note: str = ""
+    colour: str = "c1"
+
+
+def _svg(figure: Figure, name: str, alt: str) -> str:
+    """The figure as markup for inside a page: own ids, CSS colours, a title for those who cannot see it."""
+    stream = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font: [^;\"]*?([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    for variable, colour in VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]*)"', text)
+    assert box is not None
+    opening = f'<svg class="figure" role="img" aria-label="{html.escape(alt, quote=True)}" viewBox="{box.group(1)}"'
+    opening += ' xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg">'
+    return opening + text[text.index(">") + 1 :]
+
+
+def _draw(name: str, alt: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure)
+        return _svg(figure, name, alt)
+
+
+def bars(name: str, alt: str, values: Sequence[Bar], *, label: str, high: float = 1.0) -> str:
+    """Horizontal bars from zero with intervals, the first on top."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        rows = np.arange(len(values))[::-1]
+        for row, bar in zip(rows, values, strict=True):
+            colour = VARIABLES[bar.colour]
+            axes.barh(row, np.nan_to_num(bar.value), height=0.62, color=colour, linewidth=0)
+            reach = bar.value
+            if np.isfinite(bar.low) and np.isfinite(bar.high):
+                axes.plot([bar.low, bar.high], [row, row], color=VARIABLES["ink"], linewidth=1.4)
+                reach = max(reach, bar.high)
+            words = f"{bar.value:.2f}" if np.isfinite(bar.value) else "–"
+            words += f"  {bar.note}" if bar.note else ""
+            axes.text(np.nan_to_num(reach) + 0.015 * high, row, words, va="center", ha="left", fontsize=10)
+        axes.set_yticks(rows, [bar.name for bar in values], color=VARIABLES["ink"])
+        axes.set_xlim(0, high * 1.22)
+        axes.set_xticks(np.linspace(0, high, 6))
+        axes.set_ylim(-0.6, len(values) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(label)
+
+    return _draw(name, alt, (6.4, 0.85 + 0.36 * max(len(values), 1)), paint)
+
+
+def curves(
+    name: str,
+    alt: str,
+    lines: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    *,
+    labels: tuple[str, str],
+    unit_square: bool = True,
+    log_x: bool = False,
+    diagonal: bool = False,
+    marks: bool = False,
+    flat: Sequence[tuple[str, float]] = (),
+    size: tuple[float, float] = (4.6, 3.5),
+) -> str:
+    """Lines (name, x, y) over each other, with a legend when there are several; `flat` are dashed levels by name."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color=VARIABLES["muted"], linewidth=1, linestyle=(0, (4, 4)))
+        for number, (title, x, y) in enumerate(lines):
+            style = {"marker": "o", "markersize": 4.5} if marks else {}
+            axes.plot(x, y, color=VARIABLES[SERIES[number % len(SERIES)]], label=title, **style)
+        for number, (title, level) in enumerate(flat):
+            dash = (0, (5, 3)) if number % 2 == 0 else (0, (1.5, 2))
+            axes.axhline(level, color=VARIABLES["muted"], linewidth=1.5, linestyle=dash, label=title)
+        if unit_square:
+            axes.set_ylim(-0.02, 1.03)
+            if not log_x:
+                axes.set_xlim(-0.02, 1.03)
+        if log_x:
+            axes.set_xscale("log")
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        if len(lines) + len(flat) > 1:
+            axes.legend(fontsize=9.5, handlelength=1.6)
+
+    return _draw(name, alt, size, paint)
+
+
+def reliability(
+    name: str, alt: str, predicted: np.ndarray, observed: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> str:
+    """Observed share of bad exposures against predicted probability, with intervals, per bin."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=VARIABLES["muted"], linewidth=1, linestyle=(0, (4, 4)))
+        axes.vlines(predicted, low, high, color=VARIABLES["c1"], linewidth=1.4, alpha=0.6)
+        axes.plot(predicted, observed, color=VARIABLES["c1"], marker="o", markersize=5)
+        axes.set_xlim(-0.02, 1.03)
+        axes.set_ylim(-0.02, 1.03)
+        axes.set_xlabel("predicted probability of bad")
+        axes.set_ylabel("share that is bad")
+
+    return _draw(name, alt, (4.6, 3.5), paint)
+
+
+def matrix(
+    name: str, alt: str, counts: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, labels: tuple[str, str]
+) -> str:
+    """A table of counts, shaded by the share of its row. `counts` has shape (rows, columns)."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        for (row, column), count in np.ndenumerate(counts):
+            shade = float(share[row, column])
+            box = (column - 0.48, row - 0.47)
+            patch = matplotlib.patches.Rectangle(box, 0.96, 0.94, color=VARIABLES["c1"], alpha=0.06 + 0.8 * shade, lw=0)
+            axes.add_patch(patch)
+            colour = VARIABLES["surface"] if shade > 0.55 else VARIABLES["ink" if count else "muted"]
+            axes.text(column, row, f"{count:g}", ha="center", va="center", color=colour, fontsize=9.5)
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        tilt = 40 if len(columns) > 5 else 0
+        axes.set_xticks(range(len(columns)), columns, rotation=tilt, ha="right" if tilt else "center")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.grid(visible=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.set_xlabel(labels[1])
+        axes.set_ylabel(labels[0])
+
+    width = 2.4 + (0.5 if len(columns) > 5 else 0.95) * len(columns)
+    return _draw(name, alt, (width, 1.3 + (0.34 if len(rows) > 5 else 0.55) * len(rows)), paint)
+
+
+def histogram(
+    name: str,
+    alt: str,
+    groups: Mapping[str, np.ndarray],
+    *,
+    label: str,
+    bins: np.ndarray,
+    colours: Mapping[str, str] | None = None,
+) -> str:
+    """Counts of several groups over each other in the same bins, on a scale that shows single ones beside thousands.
+
+    Values outside the bins count at their ends; NaN is left out.
+    """
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        highest = 1
+        for number, (title, values) in enumerate(groups.items()):
+            counts, _ = np.histogram(np.clip(values[np.isfinite(values)], bins[0], bins[-1]), bins)
+            colour = VARIABLES[(colours or {}).get(title, SERIES[number % len(SERIES)])]
+            axes.stairs(counts, bins, fill=True, color=colour, alpha=0.28, linewidth=0)
+            axes.stairs(counts, bins, color=colour, linewidth=1.8, label=title)
+            highest = max(highest, int(counts.max()))
+        axes.set_yscale("symlog", linthresh=2)
+        levels = [level for level in COUNT_LEVELS if level <= 1.3 * highest]
+        axes.set_yticks(levels, [f"{level:,}" for level in levels])
+        axes.set_yticks([], minor=True)
+        axes.set_ylim(0, 1.4 * highest)
+        axes.grid(axis="x", visible=False)
+        axes.set_xlabel(label)
+        axes.set_ylabel("exposures")
+        figure.legend(fontsize=9.5, handlelength=0.9, ncols=len(groups), loc="outside upper right")
+
+    return _draw(name, alt, (4.6, 3.5), paint)
+
+
+# Pictures -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A picture whose pixels are places in a palette: uint8 (rows, columns); RGBA uint8 (colours, 4)."""
+
+    pixels: np.ndarray
+    palette: np.ndarray
+
+    def rgba(self) -> np.ndarray:
+        """uint8 (rows, columns, 4)."""
+        colours: np.ndarray = self.palette[self.pixels]
+        return colours
+
+
+# The first two places of every palette: nothing there, and something that has no value.
+NOTHING, MISSING = (0, 0, 0, 0), (128, 128, 128, 70)
+LEVELS = 96
+
+
+def grey(image: np.ndarray, covered: np.ndarray | None = None) -> Indexed:
+    """A stretched image, sky dark; its 1st and 99.7th percentiles are black and white.
+
+    Args:
+        image: (rows, columns); NaN where there is no value.
+        covered: False where there is not even a CCD.
+    """
+    finite = image[np.isfinite(image)]
+    low, high = np.percentile(finite, (1, 99.7)) if finite.size else (0.0, 1.0)
+    return _indexed(image, float(low), max(float(high), float(low) + 1e-3), "gray", covered)
+
+
+def diverging(image: np.ndarray, covered: np.ndarray | None = None, *, reach: float = 3.0) -> Indexed:
+    """A map around zero: blue below, red above, white at zero; arguments as in `grey`."""
+    return _indexed(image, -reach, reach, "RdBu_r", covered)
+
+
+def _indexed(image: np.ndarray, low: float, high: float, table: str, covered: np.ndarray | None) -> Indexed:
+    finite = np.isfinite(image)
+    scaled = np.clip((np.where(finite, image, low).astype(np.float32) - low) / (high - low), 0, 1)
+    pixels = (2 + np.round(scaled * (LEVELS - 1))).astype(np.uint8)
+    pixels[~finite] = 1
+    if covered is not None:
+        pixels[~covered] = 0
+    colours = matplotlib.colormaps[table](np.linspace(0, 1, LEVELS), bytes=True)
+    return Indexed(pixels, np.vstack([NOTHING, MISSING, colours]).astype(np.uint8))
+
+
+def png(picture: Indexed) -> bytes:
+    """The bytes of a palette PNG, a quarter of what matplotlib writes (PNG specification, third edition, W3C 2025)."""
+    rows, columns = picture.pixels.shape
+    lines = np.zeros((rows, columns + 1), np.uint8)  # each line begins with its filter: none
+    lines[:, 1:] = picture.pixels
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        (
+            _chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)),
+            _chunk(b"PLTE", picture.palette[:, :3].tobytes()),
+            _chunk(b"tRNS", picture.palette[:, 3].tobytes()),
+            _chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)),
+            _chunk(b"IEND", b""),
+        )
+    )
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a sheet with its title and, where told, boxes (x, y, width, height, text) in its pixels."""
+
+    title: str
+    picture: Indexed
+    boxes: tuple[tuple[float, float, float, float, str], ...] = ()
+
+
+def sheet(stream: Path | BinaryIO, title: str, lines: Sequence[str], panels: Sequence[Panel]) -> None:
+    """Write a PNG with large panels in two columns, and lines of text below."""
+    columns = min(2, max(1, len(panels)))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(7.4 * columns, 7.0 * rows + 0.9 + 0.24 * len(lines)), dpi=110, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=17, fontweight="bold")
+    for number, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        axes.imshow(panel.picture.rgba(), interpolation="nearest", origin="upper")
+        axes.set_title(panel.title, loc="left", fontsize=12)
+        axes.set_axis_off()
+        for x, y, width, height, text in panel.boxes:
+            axes.add_patch(
+                matplotlib.patches.Rectangle((x - 0.5, y - 0.5), width, height, fill=False, ec="#d1495b", lw=1.4)
+            )
+            axes.text(x + 1, y - 2, text, color="#d1495b", fontsize=8)
+    if lines:
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=11, family="monospace")
+    FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})

@@ -1,0 +1,188 @@
+"""A run folder as the other stages leave it, with made-up decisions; and made-up views of its exposures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from hpcqa.artifacts.catalog import CCD_DECISIONS, DECISIONS, LABELS, MANIFEST
+from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.schema import Provenance, Schema
+from hpcqa.artifacts.store import write_json, write_table
+from hpcqa.instruments import get
+from hpcqa.reasons import BIT
+from hpcqa.report.viewer import ExposureViews
+from hpcqa.survey.cuts import BIT as CUT_BIT
+
+FIRST = 500001
+CCDS = get("minicam").ccds
+KINDS = ("ghost", "clouds", "amplifier", "psf", "out_of_focus", "noise")
+
+
+def defaults(schema: Schema, rows: int) -> dict[str, np.ndarray]:
+    """Every column of a schema, empty or zero."""
+    made = {}
+    for column in schema.columns:
+        made[column.name] = np.full(rows, "", object) if column.dtype == "str" else np.zeros(rows, column.dtype)
+    return made
+
+
+def rows_of(exposures: int) -> tuple[np.ndarray, np.ndarray]:
+    expnum = np.repeat(FIRST + np.arange(exposures), len(CCDS))
+    return expnum, np.tile([ccd.ccdnum for ccd in CCDS], exposures)
+
+
+def make_run(path: Path, exposures: int = 60, *, cut: int = 3, failed: int = 2, undecided: bool = False) -> RunFolder:
+    """A run of `exposures`, the last `cut` of which were cut and `failed` CCDs of the first of which failed."""
+    folder = RunFolder(path)
+    path.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(7)
+    expnum, ccdnum = rows_of(exposures)
+    is_cut = expnum >= FIRST + exposures - cut
+    p_bad = np.clip(rng.beta(0.35, 0.7, exposures), 0, 1)
+    lost = np.full(exposures, undecided)
+    lost[exposures - cut :] = True
+    verdict = np.where(lost, "undecided", np.where(p_bad > 0.8, "bad", np.where(p_bad > 0.5, "review", "good")))
+    _manifest(folder, expnum, ccdnum, is_cut)
+    _decisions(folder, p_bad, verdict.astype(object), rng)
+    has_failed = (expnum == FIRST) & (np.cumsum(expnum == FIRST) <= failed)
+    _ccds(folder, expnum, ccdnum, np.repeat(p_bad, len(CCDS)), np.repeat(lost, len(CCDS)), is_cut, has_failed)
+    return folder
+
+
+def _manifest(folder: RunFolder, expnum: np.ndarray, ccdnum: np.ndarray, is_cut: np.ndarray) -> None:
+    rows = defaults(MANIFEST, len(expnum))
+    rows.update(
+        expnum=expnum,
+        ccdnum=ccdnum,
+        ccdname=np.array([CCDS[number - 1].ccdname for number in ccdnum], object),
+        camera=np.full(len(expnum), "minicam", object),
+        band=np.array(list("grz"), object)[expnum % 3],
+        exptime=np.full(len(expnum), 90.0),
+        ra=np.full(len(expnum), 150.1),
+        dec=np.full(len(expnum), -2.2),
+        object=np.full(len(expnum), "field <b>7</b>", object),
+        table=np.full(len(expnum), "survey-ccds-minicam.fits.gz", object),
+        table_row=np.arange(len(expnum)),
+        cuts=np.where(is_cut, CUT_BIT["no_file"], 0),
+        cut_detail=np.where(is_cut, "images/g/one.fits.fz is not there", "").astype(object),
+        shard=np.where(is_cut, -1, 0),
+    )
+    write_table(folder.output("manifest"), MANIFEST, rows, Provenance("made-up"))
+
+
+def _decisions(folder: RunFolder, p_bad: np.ndarray, verdict: np.ndarray, rng: np.random.Generator) -> None:
+    count = len(p_bad)
+    rows = defaults(DECISIONS, count)
+    lost = verdict == "undecided"
+    kinds = np.array(KINDS, object)[np.arange(count) % len(KINDS)]
+    rows.update(
+        expnum=FIRST + np.arange(count),
+        camera=np.full(count, "minicam", object),
+        band=np.array(list("grz"), object)[(FIRST + np.arange(count)) % 3],
+        night=20250105 + np.arange(count) % 12,
+        verdict=verdict,
+        p_bad=np.where(lost, np.nan, p_bad),
+        reasons=np.where(np.isin(verdict, ["bad", "review"]), kinds, "").astype(object),
+        novelty=np.where(lost, np.nan, rng.normal(0, 1, count) + 7 * p_bad**2),
+        why=np.array(
+            ["cut: The image file is missing." if name == "undecided" else "" for name in verdict], object
+        ),
+        num_ccds=np.full(count, len(CCDS)),
+        num_decided=np.where(lost, 0, len(CCDS)),
+        num_bad_ccds=np.where(verdict == "bad", 2, 0),
+        worst_ccds=np.full(count, "S4 0.91; N2 0.88; N5 0.40", object),
+        nearest=np.full(count, "500012 bad: ghost; 500031 bad: clouds; 500044 good", object),
+        evidence=np.full(count, "sky 4.1 sigma above r band; FWHM 3.2 sigma above", object),
+        plver=np.full(count, "V5.2.2", object),
+        plprocid=np.full(count, "abc1234", object),
+    )
+    write_table(folder.output("decisions"), DECISIONS, rows, Provenance("made-up"))
+
+
+def _ccds(
+    folder: RunFolder,
+    expnum: np.ndarray,
+    ccdnum: np.ndarray,
+    p_bad: np.ndarray,
+    lost: np.ndarray,
+    is_cut: np.ndarray,
+    failed: np.ndarray,
+) -> None:
+    rows = defaults(CCD_DECISIONS, len(expnum))
+    why = np.full(len(expnum), "", object)
+    why[is_cut] = "cut: The image file is missing."
+    why[failed] = "the image of this CCD cannot be decoded"
+    rows.update(
+        expnum=expnum,
+        ccdnum=ccdnum,
+        ccdname=np.array([CCDS[number - 1].ccdname for number in ccdnum], object),
+        verdict=np.where(lost | failed, "undecided", np.where(p_bad > 0.8, "bad", "good")).astype(object),
+        p_bad=np.where(lost | failed, np.nan, p_bad * (0.5 + 0.5 * (ccdnum % 5) / 4)),
+        why=why,
+        table=np.full(len(expnum), "survey-ccds-minicam.fits.gz", object),
+        table_row=np.arange(len(expnum)),
+    )
+    write_table(folder.output("ccd_decisions"), CCD_DECISIONS, rows, Provenance("made-up"))
+
+
+def add_labels(folder: RunFolder, name: str = "labels", exposures: int = 30) -> None:
+    """Labels of the first exposures: every third good, every third bad as a whole, every third with two bad CCDs."""
+    expnum, ccdnum, reasons = [], [], []
+    for number in range(exposures):
+        which = FIRST + number
+        for ccd in {0: (-1,), 1: (-1,), 2: (3, 5)}[number % 3]:
+            expnum.append(which)
+            ccdnum.append(ccd)
+            reasons.append(0 if number % 3 == 0 else BIT[KINDS[number % len(KINDS)]])
+    rows = defaults(LABELS, len(expnum))
+    rows.update(expnum=expnum, ccdnum=ccdnum, reasons=reasons, bad=np.array(reasons) != 0)
+    write_table(folder.output(name), LABELS, rows, Provenance("made-up"))
+
+
+def add_metrics(folder: RunFolder, steps: int = 300) -> None:
+    """A log of a training that went well, with an unfinished last line."""
+    lines = []
+    for step in range(0, steps + 1, 10):
+        fall = np.exp(-step / 90)
+        line = {"step": step, "loss": 6 + 3 * fall, "loss_dino": 4 + 2 * fall, "loss_ibot": 2 + fall, "rank": 9 + 30 * (1 - fall)}
+        if step % 50 == 0:
+            line |= {"knn_ap": 0.78 + 0.08 * (1 - fall), "knn_ap_untrained": 0.77, "knn_ap_numbers": 0.86}
+        lines.append(json.dumps(line))
+    folder.output("metrics").write_text("\n".join(lines) + '\n{"step": 9')
+
+
+def add_evaluation(folder: RunFolder, content: object) -> None:
+    write_json(folder.output("evaluation"), content)
+
+
+class MadeUpViews:
+    """Views of every exposure: noise, stars, and a ghost on one CCD."""
+
+    def __init__(self, without: tuple[int, ...] = ()) -> None:
+        self._without = without
+
+    def __contains__(self, expnum: int) -> bool:
+        return expnum not in self._without
+
+    def views(self, expnum: int) -> ExposureViews:
+        rng = np.random.default_rng(expnum)
+        context, background, detail = {}, {}, {}
+        rows, columns = np.mgrid[:128, :64]
+        for ccd in CCDS:
+            image = rng.normal(0, 0.3, (128, 64))
+            for _ in range(25):
+                row, column, flux = rng.uniform(0, 128), rng.uniform(0, 64), rng.exponential(2)
+                image += flux * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 2)
+            if ccd.ccdnum == 5:
+                ring = np.hypot(rows - 70, columns - 30)
+                image += 0.8 * ((ring < 22) & (ring > 8))
+            context[ccd.ccdnum] = image.astype(np.float32)
+            background[ccd.ccdnum] = (rng.normal(0, 0.5, (32, 16)) + (ccd.ccdnum == 5) * 1.5).astype(np.float32)
+            detail[ccd.ccdnum] = rng.normal(0, 0.4, (128, 128)).astype(np.float32)
+            detail[ccd.ccdnum][15::32, 15::32] += 4
+        return ExposureViews(
+            expnum, context, background, detail, rng.normal(0, 1, (64, 64)).astype(np.float32), {5: 0}
+        )
