@@ -58,7 +58,7 @@ class World:
         dist.all_reduce(counts)
         lengths = counts.tolist()
         padded = torch.cat([x, x.new_zeros(max(lengths) - len(x), *x.shape[1:])])
-        pieces = differentiable_all_gather(padded)
+        pieces: tuple[Tensor, ...] = differentiable_all_gather(padded)  # type: ignore[no-untyped-call]
         rows = torch.cat([piece[:length] for piece, length in zip(pieces, lengths, strict=True)])
         return rows, sum(lengths[: self.rank])
 
@@ -93,9 +93,10 @@ class World:
         """The module with its parameters spread over ranks (FSDP2), gathered piece by piece where they are used."""
         if self.size == 1:
             return module
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = dist.init_device_mesh(self.device.type, (self.size,))
+        mesh = init_device_mesh(self.device.type, (self.size,))
         for piece in pieces:
             fully_shard(piece, mesh=mesh)
         fully_shard(module, mesh=mesh)

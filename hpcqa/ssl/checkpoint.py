@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from hpcqa.artifacts.store import read_json, write_json
@@ -30,7 +30,7 @@ META = "meta.json"
 
 @dataclass
 class Counters:
-    """The state that is not tensors: the next step, steps skipped (in all and in a row), the best score and its step."""
+    """What is not tensors: the next step, steps skipped (in all, in a row), the best score and its step."""
 
     step: int = 0
     skipped: int = 0
@@ -97,7 +97,7 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
             self.world.barrier()
-            dcp.save(state.tensors(), checkpoint_id=aside, no_dist=self.world.size == 1)
+            dcp.state_dict_saver.save(state.tensors(), checkpoint_id=aside, no_dist=self.world.size == 1)
             if self.world.is_first:
                 write_json(aside / META, {"counters": asdict(state.counters), "identity": self.identity})
                 shutil.rmtree(path, ignore_errors=True)
@@ -132,11 +132,11 @@ class Checkpoints:
         meta = read_json(path / META)
         if meta.get("identity") != self.identity:
             raise DataError(
-                f"{path}: holds another architecture than model asks for; remove {self.folder} or use another run folder."
+                f"{path}: holds another architecture than model asks for; remove {self.folder} or take another run."
             )
         tensors = state.tensors()
         try:
-            dcp.load(tensors, checkpoint_id=path, no_dist=self.world.size == 1)
+            dcp.state_dict_loader.load(tensors, checkpoint_id=path, no_dist=self.world.size == 1)
         except Exception as error:  # any rank may fail anywhere in a damaged file
             raise DataError(f"{path}: damaged ({type(error).__name__}: {error}); remove it and run again.") from error
         state.put(tensors)

@@ -51,7 +51,7 @@ def softening_of(view: str, config: Config) -> float:
 class Injected:
     """Images with defects and what is to be said of them.
 
-    images: float32 (B, C, H, W); kinds: float32 (B, K), 1 for the kind put in; patches: float32 (B, N, K), 1 where it is.
+    images: float32 (B, C, H, W); kinds: float32 (B, K), 1 for the kind put in; patches: float32 (B, N, K), 1 where.
     """
 
     images: Tensor

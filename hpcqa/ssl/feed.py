@@ -203,7 +203,8 @@ class Feed:
         order, place, first, size = self._sibling
         start, length = first[places_], size[places_]
         turn = 1 + step % np.maximum(length - 1, 1)
-        return order[start + (place[places_] - start + turn) % length]
+        partner: np.ndarray = order[start + (place[places_] - start + turn) % length]
+        return partner
 
     def stream(self, start: int, stop: int) -> Iterator[StepImages]:
         """The images of steps start to stop, the next step's read while this one is worked on."""
@@ -217,7 +218,7 @@ class Feed:
 
 
 def _siblings(expnum: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For each CCD: `order` sorted by exposure, its place there, where its exposure begins, and how many CCDs it has."""
+    """For each CCD: `order` by exposure, its place there, where its exposure begins, how many CCDs that has."""
     order = np.argsort(expnum, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(order))

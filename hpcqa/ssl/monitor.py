@@ -1,4 +1,4 @@
-"""Does it learn? Collapse shows in the rank and spread of embeddings and in the teacher's entropy; worth shows in kNN."""
+"""Does it learn? Collapse shows in the rank and spread of embeddings and in the teacher's entropy; worth in kNN."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def effective_rank(features: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of centred features (M, D).
+    """Effective rank: exp of the entropy of the normalised singular values of centred features (M, D).
 
     Source: Roy & Vetterli 2007, "The effective rank", definition 1; as RankMe (arXiv:2210.02885).
     """

@@ -21,7 +21,7 @@ NUM_DRAWS = 8
 
 
 def coordinates(rows: int, cols: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """y (H, 1) and x (1, W) in units of half the longer side."""
+    """Coordinates y (H, 1) and x (1, W) in units of half the longer side."""
     half = max(rows, cols) / 2
     y = (torch.arange(rows, device=device, dtype=torch.float32) - (rows - 1) / 2) / half
     x = (torch.arange(cols, device=device, dtype=torch.float32) - (cols - 1) / 2) / half

@@ -1,4 +1,4 @@
-"""Defects of star images, put into the native-resolution stamps of the detail view: blur, trails, doubling, donuts, noise.
+"""Defects of star images, put into the stamps of the detail view: blur, trails, doubling, donuts, noise.
 
 Each is a convolution of the linear pixels of every stamp with a kernel of sum 1, after which the noise that the kernel
 smoothed away is put back, so that the change is in the stars and not in the grain of the sky.

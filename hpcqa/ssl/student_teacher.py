@@ -69,7 +69,8 @@ class NumberHead(nn.Module):
         self.out = nn.Linear(2 * dim, num_numbers)
 
     def forward(self, cls: Tensor, patches: Tensor) -> Tensor:
-        return self.out(torch.cat([cls, patches.mean(1)], dim=-1))
+        out: Tensor = self.out(torch.cat([cls, patches.mean(1)], dim=-1))
+        return out
 
 
 @dataclass

@@ -173,7 +173,8 @@ class Trainer:
         state.optimizer.zero_grad(set_to_none=True)
         (unread,) = self.world.any_of([images.problem is not None])
         if unread:
-            return self._skip(images, "data that could not be read")
+            self._skip(images, "data that could not be read")
+            return None
         terms: dict[str, Tensor] = {}
         extra: dict[str, float] = {}
         for number, piece in enumerate(images.pieces):
@@ -185,7 +186,8 @@ class Trainer:
         norm = self._gradient_norm()
         (bad,) = self.world.any_of([not bool(torch.isfinite(values).all() & torch.isfinite(norm))])
         if bad:
-            return self._skip(images, "a loss that is not finite")
+            self._skip(images, "a loss that is not finite")
+            return None
         self._update(point)
         state.counters.skipped_in_a_row = 0
         means = (self.world.sum(values) / self.world.size).tolist()

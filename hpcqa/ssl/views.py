@@ -109,7 +109,7 @@ class Crops:
 
 
 def crops(images: Tensor, partners: Tensor, keys: Tensor, shape: StemShape, ssl: SslConfig) -> Crops:
-    """Two global crops, the second of the partner (another CCD of the exposure, or the image itself), and local ones."""
+    """Two global crops, the second of the partner (another CCD of the exposure, or the same), and local ones."""
     size, small_size = crop_size(shape, ssl.global_crop), crop_size(shape, ssl.local_crop)
 
     def one(source: Tensor, size: tuple[int, int], purpose: int) -> Tensor:

@@ -97,7 +97,7 @@ class Stem(nn.Module):
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embeddings (1, N, D) for a grid, resampled as DINOv2 with registers does."""
-        position = self.position
+        position: Tensor = self.position
         if grid != tuple(position.shape[-2:]):
             position = F.interpolate(position.float(), grid, mode="bicubic", align_corners=False, antialias=True)
         return position.flatten(2).transpose(1, 2)
@@ -119,7 +119,8 @@ class Attention(nn.Module):
         batch, length, dim = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
+        return out
 
 
 class Mlp(nn.Module):
@@ -129,7 +130,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
 
 
 class SwiGlu(nn.Module):
@@ -143,7 +145,8 @@ class SwiGlu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)
+        out: Tensor = self.w3(F.silu(gate) * value)
+        return out
 
 
 class LayerScale(nn.Module):
@@ -247,6 +250,7 @@ class VisionTransformer(nn.Module):
         """
         self._check(images, view)
         stem = self.stems[view]
+        assert isinstance(stem, Stem)
         patches, grid = stem(images)
         if masked is not None:
             patches = torch.where(masked[..., None], self.mask_token.to(patches.dtype), patches)
