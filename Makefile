@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= runs/demo
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test check format docs clean
 
 install: $(STAMP)
 
@@ -32,6 +32,9 @@ check: install
 format: install
 	$(BIN)/ruff format hpcqa tests benchmarks conf
 	$(BIN)/ruff check --fix hpcqa tests benchmarks conf
+
+docs: install
+	$(BIN)/python -m hpcqa.artifacts.describe > docs/file-formats.md
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
