@@ -1,0 +1,96 @@
+"""Where the images of a table are: each folder is listed once, however many rows point into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from hpcqa.errors import ConfigError
+from hpcqa.survey.coded import Coded, pairs
+
+IMAGES_FOLDER = "images"
+
+
+@dataclass(frozen=True)
+class Located:
+    """The image file of each row: `path` is empty where it was not found, and `problem` says what was looked for.
+
+    `no_folder` and `no_file` are bool (N,): not even the folder is there; the folder is, the file is not. `unreadable`
+    is known only where headers were read.
+    """
+
+    path: Coded
+    problem: Coded
+    no_folder: np.ndarray
+    no_file: np.ndarray
+    unreadable: np.ndarray | None = None
+
+
+def check_folders(folders: Sequence[str]) -> list[Path]:
+    """The configured image folders.
+
+    Raises:
+        ConfigError: one of them is not there.
+    """
+    paths = [Path(folder).expanduser().absolute() for folder in folders]
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(f"survey.images: {path} is not a folder; correct the path.")
+    return paths
+
+
+def locate(names: Coded, tables: Coded, folders: Sequence[Path]) -> Located:
+    """Find the image of every row.
+
+    Args:
+        names: image file names as the tables give them, relative to an image folder.
+        tables: the table of each row; with no `folders`, images lie in images/ beside it.
+        folders: tried in turn, each with the whole relative name and with the bare file name.
+    """
+    combinations, index = pairs(tables.codes, names.codes, len(names.words))
+    listing = cache(_listing)
+    found = []
+    for table, name in combinations:
+        roots = list(folders) or [Path(tables.words[table]).parent / IMAGES_FOLDER]
+        found.append(_find(names.words[name], roots, listing))
+    codes = index.astype(np.int32)
+    paths, problems, kinds = zip(*found, strict=True) if found else ((), (), ())
+    kind = Coded(codes, kinds)
+    return Located(
+        path=Coded(codes, paths),
+        problem=Coded(codes, problems),
+        no_folder=kind.ask(lambda word: word == "folder", bool),
+        no_file=kind.ask(lambda word: word == "file", bool),
+    )
+
+
+def _find(name: str, roots: Sequence[Path], listing: object) -> tuple[str, str, str]:
+    """The path, or an empty one with the problem in words and its kind (folder or file)."""
+    assert callable(listing)
+    if not name:
+        return "", "the table gives no image file name", "file"
+    has_folder = False
+    for root in roots:
+        for candidate in (os.path.join(root, name), os.path.join(root, os.path.basename(name))):  # noqa: PTH118, PTH119
+            folder, base = os.path.split(candidate)
+            entries = listing(folder)
+            if entries is not None and base in entries:
+                return candidate, "", ""
+        has_folder |= listing(str(root)) is not None
+    where = " nor ".join(str(root) for root in roots)
+    if not has_folder:
+        return "", f"no folder {where}", "folder"
+    return "", f"no {name} in {where}", "file"
+
+
+def _listing(folder: str) -> frozenset[str] | None:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries)
+    except OSError:
+        return None

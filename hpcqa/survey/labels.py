@@ -1,0 +1,219 @@
+"""Labels from every format of list there is, each told by its content; one row a statement, nothing merged away."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hpcqa.errors import ConfigError, DataError, EnvironmentProblem
+from hpcqa.survey import lists, sheets
+from hpcqa.survey.statements import CcdNamer, Reading, Statement
+
+logger = logging.getLogger(__name__)
+
+LOOK_AT = 40  # lines that tell a format
+FORMATS = (
+    "bad_expid.txt, DES/DELVE exclude or problem lists, Rubin bad.ecsv, reviewers' CSV, failed-WCS lists, hpcqa's CSV"
+)
+
+
+def detect(lines: Sequence[str], name: str) -> str:
+    """The format of a list by its content: own, review, visits, exclude, problem, wcs, bad_expid, or '' if unknown."""
+    told = [line.strip() for line in lines if line.strip()]
+    head = [line for line in told[:LOOK_AT]]
+    first = next((line for line in told if not line.startswith("#")), "")
+    if any(line.startswith("# %ECSV") for line in head):
+        return "visits"
+    header = sheets.find_header(sheets.read_cells(head))
+    if header is not None:
+        if "verdict" in header[1]:
+            return "own"
+        if any(sheets._VOTE.match(name) for name in header[1]):
+            return "review"
+    return _detect_rows(head, first)
+
+
+def _detect_rows(head: Sequence[str], first: str) -> str:
+    comments = " ".join(line.lower() for line in head if line.startswith("#"))
+    if re.match(r"^\d{8}\s+\d{5,}\s+\S+\s+\S+\s+\d+$", first) or re.search(r"#\s*date\s+expnum\s+ccd\b", comments):
+        return "exclude"
+    if re.match(r"^\d{8}\s+\d{4,}\s+[A-Za-z]", first) or re.search(r"#\s*nite\s+exposure\s+problem", comments):
+        return "problem"
+    if re.match(r"^\S*/\S+\s*,\s*\d+$", first) or re.match(r"^path\s*,\s*expnum$", first.lower()):
+        return "wcs"
+    if re.match(r"^\d{4,18}\s*,", first) or first.lower().replace(" ", "") == "exposure,comment":
+        return "visits"
+    if re.match(r"^\d{4,18}(-[A-Za-z]*\d+)?(\s|$)", first) or re.search(r"#\s*expid\b", comments):
+        return "bad_expid"
+    return ""
+
+
+def read_list(path: Path, number_of: CcdNamer) -> Reading | None:
+    """The statements of one list, or None where its format is unknown.
+
+    Raises:
+        DataError: the file is not there or is not text.
+    """
+    lines = read_lines(path)
+    kind = detect(lines, path.name)
+    if kind == "own":
+        return sheets.parse_own(lines, path, number_of)
+    if kind == "review":
+        return sheets.parse_review(lines, path, number_of)
+    if kind == "visits":
+        return lists.parse_plain_csv(lines, path)
+    if kind == "exclude":
+        return lists.parse_exclude(lines, path, number_of)
+    if kind == "problem":
+        return lists.parse_problems(lines, path)
+    if kind == "wcs":
+        return lists.parse_failed_wcs(lines, path)
+    return lists.parse_bad_expid(lines, path, number_of) if kind == "bad_expid" else None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file in UTF-8 or Latin-1.
+
+    Raises:
+        DataError: not there, or not text.
+        EnvironmentProblem: not readable.
+    """
+    try:
+        raw = path.read_bytes()
+    except PermissionError:
+        raise EnvironmentProblem(f"{path}: permission denied; make the file readable.") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); correct survey.labels.") from None
+    if b"\0" in raw[:4096]:
+        raise DataError(f"{path}: not a text file; expected a label list ({FORMATS}). Save spreadsheets as CSV.")
+    try:
+        return raw.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1").splitlines()
+
+
+def find_lists(patterns: Sequence[str]) -> list[tuple[Path, bool]]:
+    """Files of paths, folders and glob patterns; True where the path itself was named, so that it must be a list.
+
+    Raises:
+        ConfigError: a pattern that matches nothing.
+    """
+    found: dict[Path, bool] = {}
+    for pattern in patterns:
+        path = Path(pattern).expanduser().absolute()
+        if path.is_file():
+            found[path] = True
+            continue
+        names = [str(path / "**")] if path.is_dir() else [str(path)]
+        matches = [Path(name) for name in sorted(glob.glob(names[0], recursive=True))]  # noqa: PTH207
+        if not matches:
+            raise ConfigError(f"survey.labels: {pattern} matches no file; correct the path or the pattern.")
+        for match in matches:
+            if match.is_file():
+                found.setdefault(match, False)
+    return list(found.items())
+
+
+def read_lists(patterns: Sequence[str], number_of: CcdNamer) -> list[Reading]:
+    """Every list; files that a pattern caught but that are no lists (a README) are named in the log.
+
+    Raises:
+        ConfigError: a pattern that matches nothing.
+        DataError: a named file that is no label list.
+    """
+    readings = []
+    for path, named in find_lists(patterns):
+        reading = _read_or_warn(path, named, number_of)
+        if reading is not None:
+            report(reading)
+            readings.append(reading)
+    return readings
+
+
+def _read_or_warn(path: Path, named: bool, number_of: CcdNamer) -> Reading | None:
+    try:
+        reading = read_list(path, number_of)
+    except DataError:
+        if named:
+            raise
+        reading = None
+    if reading is None:
+        if named:
+            raise DataError(f"{path}: no label list that hpcqa knows; expected one of {FORMATS}.")
+        logger.warning("%s: no label list; left out.", path)
+    return reading
+
+
+def report(reading: Reading) -> None:
+    """Log what a list gave and what it did not."""
+    bad = sum(statement.bad for statement in reading.statements)
+    num = len({statement.expnum for statement in reading.statements})
+    logger.info(
+        "%s (%s): %d statements, %d of them bad, on %d exposures",
+        reading.path.name,
+        reading.kind,
+        len(reading.statements),
+        bad,
+        num,
+    )
+    for cause, numbers in reading.left_out.items():
+        shown = ", ".join(str(number) for number in numbers[:5]) + (", ..." if len(numbers) > 5 else "")
+        logger.log(
+            logging.INFO if cause in ("commented out", "abstention") else logging.WARNING,
+            "%s: %s: %d lines (%s)",
+            reading.path,
+            cause,
+            len(numbers),
+            shown,
+        )
+
+
+def to_columns(statements: Sequence[Statement]) -> dict[str, np.ndarray]:
+    """Columns of the LABELS artifact, in the order of the lists."""
+    return {
+        "expnum": np.array([item.expnum for item in statements], np.int64),
+        "ccdnum": np.array([item.ccdnum for item in statements], np.int32),
+        "bad": np.array([item.bad for item in statements], bool),
+        "reasons": np.array([item.reasons for item in statements], np.int64),
+        "severity": np.array([item.severity for item in statements], np.float32),
+        "source": np.array([item.source for item in statements], object),
+        "line": np.array([item.line for item in statements], np.int32),
+        "text": np.array([item.text for item in statements], object),
+    }
+
+
+def near_misses(labelled: np.ndarray, surveyed: np.ndarray, most: int = 1000) -> list[tuple[int, int]]:
+    """Labelled numbers that the survey lacks but nearly has: (labelled, surveyed), swapped neighbouring digits first.
+
+    Surveyed numbers that the lists name themselves are no candidates. At most `most` pairs.
+    """
+    surveyed, labelled = np.unique(surveyed), np.unique(labelled)
+    missing = np.setdiff1d(labelled, surveyed, assume_unique=True)
+    free = np.setdiff1d(surveyed, labelled, assume_unique=True)
+    swapped: list[tuple[int, int]] = []
+    changed: list[tuple[int, int]] = []
+    if not len(missing) or not len(free):
+        return []
+    tens = 10 ** np.arange(18, dtype=np.int64)
+    digits = missing[:, None] // tens % 10
+    for place in range(18):
+        if place < 17:
+            difference = digits[:, place + 1] - digits[:, place]
+            swapped += _hits(missing, missing + difference * (tens[place] - tens[place + 1]), difference != 0, free)
+        for digit in range(10):
+            other = missing + (digit - digits[:, place]) * tens[place]
+            changed += _hits(missing, other, digits[:, place] != digit, free)
+    return (sorted(set(swapped)) + sorted(set(changed)))[:most]
+
+
+def _hits(missing: np.ndarray, other: np.ndarray, where: np.ndarray, free: np.ndarray) -> list[tuple[int, int]]:
+    # A number does not change its length by a typo of one digit.
+    where = where & (other >= 10 ** np.floor(np.log10(missing)).astype(np.int64)) & (other < 10**18)
+    where &= np.floor(np.log10(np.maximum(other, 1))) == np.floor(np.log10(missing))
+    where &= np.isin(other, free)
+    return [(int(left), int(right)) for left, right in zip(missing[where], other[where], strict=True)]

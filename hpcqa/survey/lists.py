@@ -1,0 +1,158 @@
+"""Label lists that are written line by line: the observers' bad_expid.txt, and the exclude lists of DES and DELVE.
+
+Each parser takes the lines and gives a Reading; none fails on an odd line: it is left out and counted.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hpcqa.survey import rules
+from hpcqa.survey.statements import WHOLE, CcdNamer, Reading, parse_expnum
+
+_ENTRY = re.compile(r"^(\d{4,18})(?:-([A-Za-z]+\d+|\d{1,3}))?(?:[\s,]+(.*))?$")
+_COMMENTED_ENTRY = re.compile(r"^#\s*\d{5,18}(?:-[A-Za-z]+\d+)?(?:\s|$)")
+_COMMENTED_ROW = re.compile(r"^#\s*\d{8}\s+\d{5,}")
+_FLAG = re.compile(r"^([123])(?=\s|$)\s*(.*)$")
+
+
+def parse_bad_expid(lines: list[str], path: Path, number_of: CcdNamer) -> Reading:
+    """`EXPNUM[-CCD] [flag] [text]`; a line that starts with # comments, or heads a section and gives its reason.
+
+    A commented-out entry is not bad. An entry's reason is its own text's and flag's; without a text, its section's.
+    """
+    reading = Reading(path, "bad_expid")
+    section, section_used, before = "", False, 0
+    for number, raw in enumerate(lines, start=1):
+        line = raw.strip()
+        if not line:
+            # A section ends with a blank line, once it has had an entry.
+            section, section_used = ("", False) if section_used else (section, False)
+            continue
+        if line.startswith("#"):
+            if _COMMENTED_ENTRY.match(line):
+                reading.skip("commented out", number)
+            else:
+                section, section_used = line.lstrip("#").strip(), False
+            continue
+        found = _ENTRY.match(line)
+        expnum = parse_expnum(found[1]) if found else None
+        ccdnum = number_of(found[2]) if found and found[2] else WHOLE
+        if found is None or expnum is None or ccdnum is None:
+            reading.skip("no exposure number" if expnum is None else "unknown CCD", number)
+            continue
+        section_used = True
+        text = (found[3] or "").strip()
+        reasons = _reasons(text, section, before)
+        before = reasons
+        source = f"{path.name}: {section}" if section else path.name
+        reading.bad(expnum, ccdnum, reasons, source, number, text or section)
+    return reading
+
+
+def _reasons(text: str, section: str, before: int) -> int:
+    """Bits of an entry's flag and text, or of its section where it has neither."""
+    known = rules.load()
+    flag = _FLAG.match(text)
+    bits = known.flags.get(flag[1], 0) if flag else 0
+    if flag:
+        text = flag[2]
+    if text.strip(" .").lower() in known.same:
+        return bits | before
+    bits |= rules.parse(text)
+    return bits if bits or text or flag else rules.parse(section)
+
+
+def parse_exclude(lines: list[str], path: Path, number_of: CcdNamer) -> Reading:
+    """Rows `date expnum ccd id ccdnum`, 'nan' for ccd and id allowed; headings and the file's name tell the reason.
+
+    Where the CCD's name and its number contradict each other the number is taken. Without either, the row speaks of the
+    whole exposure: nothing that is called bad is lost.
+    """
+    reading = Reading(path, "exclude")
+    by_name, section = rules.parse(path.stem), ""
+    for number, raw in enumerate(lines, start=1):
+        line = raw.strip()
+        if not line:
+            continue
+        if line.startswith("#"):
+            if _COMMENTED_ROW.match(line):
+                reading.skip("commented out", number)
+            else:
+                section = line.lstrip("#").strip()
+            continue
+        words = line.split()
+        expnum = parse_expnum(words[1]) if len(words) > 1 else None
+        if expnum is None:
+            reading.skip("no exposure number", number)
+            continue
+        ccdnum = _ccd_of(words[2:], number, reading, number_of)
+        source = f"{path.name}: {section}" if rules.parse(section) else path.name
+        reading.bad(expnum, ccdnum, rules.parse(section) or by_name, source, number, section or path.stem)
+    return reading
+
+
+def _ccd_of(words: list[str], line: int, reading: Reading, number_of: CcdNamer) -> int:
+    """The CCD of `ccd id ccdnum`."""
+    named = number_of(words[1]) if len(words) > 1 and words[1].lower() != "nan" else None
+    numbered = int(words[2]) if len(words) > 2 and words[2].isdigit() and len(words[2]) < 4 else None
+    if named is not None and numbered is not None and named != numbered:
+        reading.skip("CCD name and number disagree (number taken)", line)
+    if numbered is None and named is None:
+        reading.skip("no CCD (taken as the whole exposure)", line)
+        return WHOLE
+    return numbered if numbered is not None else named if named is not None else WHOLE
+
+
+def parse_problems(lines: list[str], path: Path) -> Reading:
+    """Rows `night  exposure  problem`, separated by blanks; the problem may have several words."""
+    reading = Reading(path, "problem")
+    for number, raw in enumerate(lines, start=1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            if _COMMENTED_ROW.match(line):
+                reading.skip("commented out", number)
+            continue
+        words = line.split(None, 2)
+        expnum = parse_expnum(words[1]) if len(words) > 1 else None
+        if expnum is None:
+            reading.skip("no exposure number", number)
+            continue
+        problem = words[2] if len(words) > 2 else ""
+        reading.bad(expnum, WHOLE, rules.parse(problem), path.name, number, problem)
+    return reading
+
+
+def parse_plain_csv(lines: list[str], path: Path) -> Reading:
+    """Rubin's lists: `exposure,comment`, under an ECSV header or under none."""
+    reading = Reading(path, "visits")
+    for number, raw in enumerate(lines, start=1):
+        line = raw.strip()
+        first, _, comment = line.partition(",")
+        if not line or line.startswith("#") or first.strip().lower() in ("exposure", "visit", "expnum"):
+            continue
+        expnum = parse_expnum(first)
+        if expnum is None:
+            reading.skip("no exposure number", number)
+            continue
+        text = comment.strip().strip('"').strip()
+        reading.bad(expnum, WHOLE, rules.parse(text), path.name, number, text)
+    return reading
+
+
+def parse_failed_wcs(lines: list[str], path: Path) -> Reading:
+    """Lines `path of an image,expnum`: images whose WCSCAL header says Failed, except those known to be fine."""
+    reading = Reading(path, "wcs")
+    for number, raw in enumerate(lines, start=1):
+        image, _, last = raw.strip().rpartition(",")
+        expnum = parse_expnum(last)
+        if expnum is None:
+            if raw.strip() and number > 1:
+                reading.skip("no exposure number", number)
+            continue
+        if rules.load().wcs_fine.search(image.lower()):
+            reading.skip("reprocessing whose WCS is fine", number)
+            continue
+        reading.bad(expnum, WHOLE, rules.parse("wcs"), path.name, number, image)
+    return reading
