@@ -53,7 +53,7 @@ def _detect_rows(head: Sequence[str], first: str) -> str:
     return ""
 
 
-def read_list(path: Path, number_of: CcdNamer) -> Reading | None:
+def read_list(path: Path, namer: CcdNamer) -> Reading | None:
     """The statements of one list, or None where its format is unknown.
 
     Raises:
@@ -62,18 +62,18 @@ def read_list(path: Path, number_of: CcdNamer) -> Reading | None:
     lines = read_lines(path)
     kind = detect(lines, path.name)
     if kind == "own":
-        return sheets.parse_own(lines, path, number_of)
+        return sheets.parse_own(lines, path, namer)
     if kind == "review":
-        return sheets.parse_review(lines, path, number_of)
+        return sheets.parse_review(lines, path, namer)
     if kind == "visits":
         return lists.parse_plain_csv(lines, path)
     if kind == "exclude":
-        return lists.parse_exclude(lines, path, number_of)
+        return lists.parse_exclude(lines, path, namer)
     if kind == "problem":
         return lists.parse_problems(lines, path)
     if kind == "wcs":
         return lists.parse_failed_wcs(lines, path)
-    return lists.parse_bad_expid(lines, path, number_of) if kind == "bad_expid" else None
+    return lists.parse_bad_expid(lines, path, namer) if kind == "bad_expid" else None
 
 
 def read_lines(path: Path) -> list[str]:
@@ -119,7 +119,7 @@ def find_lists(patterns: Sequence[str]) -> list[tuple[Path, bool]]:
     return list(found.items())
 
 
-def read_lists(patterns: Sequence[str], number_of: CcdNamer) -> list[Reading]:
+def read_lists(patterns: Sequence[str], namer: CcdNamer) -> list[Reading]:
     """Every list; files that a pattern caught but that are no lists (a README) are named in the log.
 
     Raises:
@@ -128,16 +128,16 @@ def read_lists(patterns: Sequence[str], number_of: CcdNamer) -> list[Reading]:
     """
     readings = []
     for path, named in find_lists(patterns):
-        reading = _read_or_warn(path, named, number_of)
+        reading = _read_or_warn(path, named, namer)
         if reading is not None:
             report(reading)
             readings.append(reading)
     return readings
 
 
-def _read_or_warn(path: Path, named: bool, number_of: CcdNamer) -> Reading | None:
+def _read_or_warn(path: Path, named: bool, namer: CcdNamer) -> Reading | None:
     try:
-        reading = read_list(path, number_of)
+        reading = read_list(path, namer)
     except DataError:
         if named:
             raise

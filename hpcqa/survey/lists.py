@@ -17,7 +17,7 @@ _COMMENTED_ROW = re.compile(r"^#\s*\d{8}\s+\d{5,}")
 _FLAG = re.compile(r"^([123])(?=\s|$)\s*(.*)$")
 
 
-def parse_bad_expid(lines: list[str], path: Path, number_of: CcdNamer) -> Reading:
+def parse_bad_expid(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
     """`EXPNUM[-CCD] [flag] [text]`; a line that starts with # comments, or heads a section and gives its reason.
 
     A commented-out entry is not bad. An entry's reason is its own text's and flag's; without a text, its section's.
@@ -38,7 +38,7 @@ def parse_bad_expid(lines: list[str], path: Path, number_of: CcdNamer) -> Readin
             continue
         found = _ENTRY.match(line)
         expnum = parse_expnum(found[1]) if found else None
-        ccdnum = number_of(found[2]) if found and found[2] else WHOLE
+        ccdnum = namer.number(found[2], expnum) if found and found[2] and expnum else WHOLE
         if found is None or expnum is None or ccdnum is None:
             reading.skip("no exposure number" if expnum is None else "unknown CCD", number)
             continue
@@ -64,7 +64,7 @@ def _reasons(text: str, section: str, before: int) -> int:
     return bits if bits or text or flag else rules.parse(section)
 
 
-def parse_exclude(lines: list[str], path: Path, number_of: CcdNamer) -> Reading:
+def parse_exclude(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
     """Rows `date expnum ccd id ccdnum`, 'nan' for ccd and id allowed; headings and the file's name tell the reason.
 
     Where the CCD's name and its number contradict each other the number is taken. Without either, the row speaks of the
@@ -87,22 +87,24 @@ def parse_exclude(lines: list[str], path: Path, number_of: CcdNamer) -> Reading:
         if expnum is None:
             reading.skip("no exposure number", number)
             continue
-        ccdnum = _ccd_of(words[2:], number, reading, number_of)
+        ccdnum = _ccd_of(words[2:], expnum, number, reading, namer)
         source = f"{path.name}: {section}" if rules.parse(section) else path.name
         reading.bad(expnum, ccdnum, rules.parse(section) or by_name, source, number, section or path.stem)
     return reading
 
 
-def _ccd_of(words: list[str], line: int, reading: Reading, number_of: CcdNamer) -> int:
+def _ccd_of(words: list[str], expnum: int, line: int, reading: Reading, namer: CcdNamer) -> int:
     """The CCD of `ccd id ccdnum`."""
-    named = number_of(words[1]) if len(words) > 1 and words[1].lower() != "nan" else None
+    named = namer.candidates(words[1], expnum) if len(words) > 1 and words[1].lower() != "nan" else []
     numbered = int(words[2]) if len(words) > 2 and words[2].isdigit() and len(words[2]) < 4 else None
-    if named is not None and numbered is not None and named != numbered:
-        reading.skip("CCD name and number disagree (number taken)", line)
-    if numbered is None and named is None:
+    if numbered is not None:
+        if named and numbered not in named:
+            reading.skip("CCD name and number disagree (number taken)", line)
+        return numbered
+    if not named:
         reading.skip("no CCD (taken as the whole exposure)", line)
         return WHOLE
-    return numbered if numbered is not None else named if named is not None else WHOLE
+    return named[0]
 
 
 def parse_problems(lines: list[str], path: Path) -> Reading:

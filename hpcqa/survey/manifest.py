@@ -13,7 +13,7 @@ from hpcqa import instruments
 from hpcqa.artifacts.catalog import LABELS, MANIFEST
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.artifacts.schema import Provenance
-from hpcqa.artifacts.store import is_current, read_table, write_table
+from hpcqa.artifacts.store import is_current, read_provenance, read_table, write_table
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ from hpcqa.survey import labels, rules, scan, selection, tables, versions
 from hpcqa.survey.coded import Coded, distinct, pairs
 from hpcqa.survey.cuts import BIT, Ledger, funnel_text, names_of
 from hpcqa.survey.images import Located, check_folders, locate
-from hpcqa.survey.statements import ccd_namer
+from hpcqa.survey.statements import CcdNamer
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,9 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
         return
     instruments.get(config.instrument.name)
     write_manifest(config, folder)
-    label_files = [path for path, _ in labels.find_lists(config.survey.labels)]
-    write_labels(config, folder, "labels", config.survey.labels, label_files)
+    write_labels(config, folder, "labels", config.survey.labels)
     if config.survey.truth:
-        write_labels(config, folder, "truth", [config.survey.truth], [Path(config.survey.truth)])
+        write_labels(config, folder, "truth", [config.survey.truth])
     warn_of_near_misses(folder)
     check_something_left(folder)
 
@@ -285,19 +284,27 @@ def check_something_left(folder: RunFolder) -> None:
 # Labels -------------------------------------------------------------------------------------------------------------
 
 
-def write_labels(config: Config, folder: RunFolder, artifact: str, patterns: Sequence[str], files: list[Path]) -> None:
+def write_labels(config: Config, folder: RunFolder, artifact: str, patterns: Sequence[str]) -> None:
     """Write labels.parquet or truth.parquet unless it was made from the same lists and rules."""
-    parents = file_digests(folder, [path.expanduser().absolute() for path in files])
+    parents = file_digests(folder, [path for path, _ in labels.find_lists(patterns)])
+    # Which camera an exposure is of decides what its CCDs' names mean.
+    parents[folder.relative(folder.output("manifest"))] = read_provenance(folder.output("manifest"), MANIFEST).content
     parents["reason_rules.toml"] = hashlib.sha256(rules.rules_text().encode()).hexdigest()
     path, digest = folder.output(artifact), stage_digest(config, "manifest")
     if is_current(path, LABELS, config_digest=digest, parents=parents):
         logger.info("%s is up to date.", path)
         return
-    readings = labels.read_lists(patterns, ccd_namer(config.instrument.name))
+    readings = labels.read_lists(patterns, _namer(config, folder))
     statements = [statement for reading in readings for statement in reading.statements]
     if not statements:
         logger.warning("No labels: classification needs some; name lists in survey.labels.")
     write_table(path, LABELS, labels.to_columns(statements), Provenance(digest, parents, config.instrument.name))
+
+
+def _namer(config: Config, folder: RunFolder) -> CcdNamer:
+    surveyed = read_table(folder.output("manifest"), MANIFEST, ["expnum", "camera"])
+    expnum, first = np.unique(surveyed["expnum"], return_index=True)
+    return CcdNamer(config.instrument.name, expnum, surveyed["camera"][first])
 
 
 def warn_of_near_misses(folder: RunFolder) -> None:

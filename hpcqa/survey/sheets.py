@@ -53,12 +53,12 @@ def find_header(rows: list[tuple[int, list[str]]]) -> tuple[int, list[str]] | No
     return None
 
 
-def parse_own(lines: list[str], path: Path, number_of: CcdNamer) -> Reading:
+def parse_own(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
     """`expnum,ccdnum,verdict,reasons,severity,comment`; ccdnum empty or -1 is the whole exposure; reasons join by |."""
     reading = Reading(path, "hpcqa")
     for line, row in _records(lines):
         expnum, bad = parse_expnum(row.get("expnum", "")), vote(row.get("verdict", ""))
-        ccdnum = _ccd(row.get("ccdnum", ""), number_of)
+        ccdnum = _ccd(row.get("ccdnum", ""), expnum, namer)
         if expnum is None or bad is None or ccdnum is None:
             cause = "no exposure number" if expnum is None else "no verdict" if bad is None else "unknown CCD"
             reading.skip(cause, line)
@@ -89,11 +89,11 @@ def _records(lines: list[str]) -> list[tuple[int, Mapping[str, str]]]:
     return [(line, dict(zip(names, cells, strict=False))) for line, cells in rows[place + 1 :]]
 
 
-def _ccd(text: str, number_of: CcdNamer) -> int | None:
+def _ccd(text: str, expnum: int | None, namer: CcdNamer) -> int | None:
     text = text.strip()
     if text.endswith(".0"):
         text = text[:-2]
-    return WHOLE if text in ("", "-1", "nan") else number_of(text)
+    return WHOLE if text.lower() in ("", "-1", "nan") else namer.number(text, expnum or 0)
 
 
 def _named(text: str) -> int:
@@ -111,7 +111,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def parse_review(lines: list[str], path: Path, number_of: CcdNamer) -> Reading:
+def parse_review(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
     """Reviewers' sheets: columns NAME_badexp and NAME_reason for each reviewer; one statement a reviewer and exposure.
 
     A yes without own words is `other`: the classifier's guess in the sheet is rarely what a person would say, so it is
@@ -123,7 +123,7 @@ def parse_review(lines: list[str], path: Path, number_of: CcdNamer) -> Reading:
         if expnum is None:
             reading.skip("no exposure number", line)
             continue
-        ccdnum = _ccd(row.get("ccdnum", ""), number_of)
+        ccdnum = _ccd(row.get("ccdnum", ""), expnum, namer)
         guess = row.get("ml_reason", "") or row.get("ml_reasons", "")
         for who, verdict in reviewers(row).items():
             bad = vote(verdict)

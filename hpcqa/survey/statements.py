@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from hpcqa import instruments
 from hpcqa.reasons import BIT
@@ -15,8 +16,6 @@ WHOLE = -1
 # Largest plausible exposure number: Rubin's have 13 digits; int64 holds 18 safely.
 MOST_DIGITS = 18
 FEWEST_DIGITS = 4
-
-CcdNamer = Callable[[str], int | None]
 
 
 @dataclass(frozen=True)
@@ -61,16 +60,36 @@ def parse_expnum(text: str) -> int | None:
     return int(text) or None
 
 
-def ccd_namer(instrument: str) -> CcdNamer:
-    """Numbers of CCD names: the run's camera is asked first, then the others; 'CCD4' and '4' say it themselves."""
-    order = [instrument, *(name for name in instruments.KNOWN if name != instrument)]
+class CcdNamer:
+    """Numbers of CCD names in lists that do not say which camera they speak of.
 
-    def number_of(ccdname: str) -> int | None:
-        for name in order:
-            number = instruments.get(name).ccdnum_of(ccdname)
-            if number is not None:
-                return number
-        found = re.fullmatch(r"(?:ccd|im)?\s*(\d{1,3})", ccdname.strip(), re.IGNORECASE)
-        return int(found[1]) if found else None
+    An exposure of the survey is of its own camera; others are tried with the run's camera first. 'CCD4' and '4' say
+    their number themselves.
 
-    return number_of
+    Args:
+        instrument: the run's camera, by its name in the configuration.
+        expnum: exposures of the survey, sorted: int64 (E,).
+        camera: their cameras as tables call them: object (E,).
+    """
+
+    def __init__(self, instrument: str, expnum: np.ndarray | None = None, camera: np.ndarray | None = None) -> None:
+        names = [instrument, *(name for name in instruments.KNOWN if name != instrument)]
+        self._order = [instruments.get(name) for name in names]
+        self._expnum = np.empty(0, np.int64) if expnum is None else expnum
+        self._camera = np.empty(0, object) if camera is None else camera
+
+    def number(self, ccdname: str, expnum: int) -> int | None:
+        """The CCD's number, or None where no camera has such a CCD."""
+        found = self.candidates(ccdname, expnum)
+        return found[0] if found else None
+
+    def candidates(self, ccdname: str, expnum: int) -> list[int]:
+        """All numbers that the name may stand for, the likeliest first."""
+        place = int(np.searchsorted(self._expnum, expnum))
+        known = place < len(self._expnum) and self._expnum[place] == expnum
+        own = instruments.for_camera(str(self._camera[place])) if known else None
+        order = self._order if own is None else [own, *self._order]
+        numbers = [instrument.ccdnum_of(ccdname) for instrument in order]
+        found = [number for number in numbers if number is not None]
+        digits = re.fullmatch(r"(?:ccd|im)?\s*(\d{1,3})", ccdname.strip(), re.IGNORECASE)
+        return found if found or not digits else [int(digits[1])]
