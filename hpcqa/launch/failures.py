@@ -56,12 +56,20 @@ def clear(logs: Path, stage: str, rank: int | None = None) -> None:
             path.unlink()
 
 
+def read_one(logs: Path, stage: str, rank: int) -> Failure | None:
+    """The failure of one rank, if it has failed; a rank may be writing or clearing it just now."""
+    return _load(failure_path(logs, stage, rank))
+
+
 def read(logs: Path, stage: str = "*") -> list[Failure]:
     """The failures of a stage, first one first."""
-    found = []
-    for path in logs.glob(f"{stage}-*.failure.json"):
-        # A rank may be writing or clearing it just now.
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append(Failure(**json.loads(path.read_text())))
+    found = [failure for path in logs.glob(f"{stage}-*.failure.json") if (failure := _load(path)) is not None]
     # A rank that stopped because others did is not the reason.
     return sorted(found, key=lambda failure: (failure.exit_code == Preempted.exit_code, failure.time))
+
+
+def _load(path: Path) -> Failure | None:
+    try:
+        return Failure(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -176,13 +176,23 @@ def split(ranks: Ranks, part: int, parts: int) -> Ranks:
     return dataclasses.replace(ranks, rank=part * ranks.world_size + ranks.rank, world_size=parts * ranks.world_size)
 
 
-def run_submitted(run: str, name: str, part: int, parts: int) -> None:
-    """What Slurm jobs call (through submitit): `run_rank`, and a requeue if the job was asked to stop."""
-    code = run_rank(Path(run), name, part, parts)
+def run_submitted(run: str, entry: Stage, part: int, parts: int) -> None:
+    """What Slurm jobs call (through submitit): `run_rank`, and a requeue if the job was asked to stop.
+
+    An error after which the flow goes on ends the job well, so that the jobs which wait for it start; the run's status
+    tells of it.
+    """
+    code = run_rank(Path(run), entry.name, part, parts, entry)
     if code == preemption.EXIT_CODE:
         requeue(os.environ)
-    if code:
+    told = failures.read_one(Path(run) / "logs", entry.name, detect_rank(part, parts)) if code else None
+    if code and not (told and told.goes_on):
         sys.exit(code)
+
+
+def detect_rank(part: int, parts: int) -> int:
+    """This process's rank in a stage that is split into several jobs."""
+    return split(detect(os.environ), part, parts).rank
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,8 @@ def run_local(run: Path, stage: Stage, tasks: int) -> None:
     failures.clear(logs, stage.name)
     processes = plan(run, stage, tasks, os.environ, cores=len(os.sched_getaffinity(0)), port=_free_port())
     with _stop_politely():
-        code = _wait(_start_all(processes, stage, logs))
+        started = _start_all(processes, stage, logs)
+        code = _wait(started, lambda: any(not failure.goes_on for failure in failures.read(logs, stage.name)))
     if code != 0:
         raise reason(logs, stage, code)
 
@@ -161,9 +162,13 @@ def _start(process: Process, output: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait(started: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all, ending the others when one fails; the first bad return code, or 0."""
-    running = list(started)
+def _wait(started: Sequence[subprocess.Popen[bytes]], is_fatal: Callable[[], bool]) -> int:
+    """Wait for all; the first bad return code, or 0.
+
+    Args:
+        is_fatal: whether a failure is one that ends the other ranks too; a rank that says nothing was killed.
+    """
+    running, first_bad = list(started), 0
     try:
         while running:
             for process in list(running):
@@ -171,14 +176,15 @@ def _wait(started: Sequence[subprocess.Popen[bytes]]) -> int:
                 if code is None:
                     continue
                 running.remove(process)
-                if code != 0:
+                first_bad = first_bad or code
+                if code < 0 or (code != 0 and is_fatal()):
                     _end(running, signal.SIGTERM)
                     return code
             time.sleep(POLL_S)
     except BaseException:
         _end(running, signal.SIGTERM)
         raise
-    return 0
+    return first_bad
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]], first: signal.Signals) -> None:

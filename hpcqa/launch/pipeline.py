@@ -10,6 +10,7 @@ from hpcqa.artifacts.folder import RunFolder
 from hpcqa.artifacts.store import read_json
 from hpcqa.config import Config
 from hpcqa.errors import ConfigError, HpcqaError
+from hpcqa.launch import campaign
 from hpcqa.launch.submit import run_stage
 from hpcqa.stages import STAGES, Stage
 
@@ -41,12 +42,17 @@ def refuse_no_survey(config: Config, name: str) -> None:
 
 
 def run_all(config: Config, folder: RunFolder) -> Outcome:
-    """Every stage in order; each skips what is done.
+    """Every stage in order; each skips what is done. Through Slurm, what is missing is submitted as a chain of jobs.
 
     Raises:
         HpcqaError: of the first stage that fails for good.
     """
     outcome = Outcome()
+    if config.launch.kind == "slurm":
+        outcome.sentences += campaign.launch(config, folder, planned(config), whole_flow=True)
+        if is_over(config):
+            _conclude(folder, outcome)
+        return outcome
     for stage in planned(config):
         _run(config, folder, stage, outcome)
     _conclude(folder, outcome)
@@ -56,9 +62,19 @@ def run_all(config: Config, folder: RunFolder) -> Outcome:
 def run_one(config: Config, folder: RunFolder, stage: Stage) -> Outcome:
     """One stage on what the stages before it wrote."""
     outcome = Outcome()
-    _run(config, folder, stage, outcome)
+    if config.launch.kind == "slurm":
+        outcome.sentences += campaign.launch(config, folder, [stage], whole_flow=False)
+    else:
+        _run(config, folder, stage, outcome)
+    if config.launch.kind == "slurm" and not is_over(config):
+        return outcome
     outcome.sentences += [f"{stage.name}: {folder.output(artifact)}" for artifact in stage.writes]
     return outcome
+
+
+def is_over(config: Config) -> bool:
+    """Whether submitted jobs have ended when the command that submitted them goes on."""
+    return config.launch.wait and not config.launch.dry_run
 
 
 def _run(config: Config, folder: RunFolder, stage: Stage, outcome: Outcome) -> None:

@@ -1,0 +1,183 @@
+"""How far a stage is, read from what it has written; nothing is asked of the processes that write it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpcqa.artifacts.catalog import MANIFEST
+from hpcqa.artifacts.folder import RunFolder, shard_name
+from hpcqa.artifacts.store import read_provenance, read_table
+from hpcqa.config import Config
+from hpcqa.errors import DataError
+from hpcqa.stages import STAGES, Stage
+
+# Artifacts that are one file per shard.
+PER_SHARD = ("shards", "embeddings")
+# Files that stand for an artifact that is a folder.
+LAST_FILE = {"survey": "truth.csv", "report": "index.html"}
+# Of an artifact of many files, this many are compared with their parents.
+SAMPLE = 32
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Pieces done of all; rate in pieces a second and seconds left where they can be told."""
+
+    done: int
+    total: int
+    rate: float | None = None
+    left_s: float | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.total > 0 and self.done >= self.total
+
+
+def num_shards(folder: RunFolder) -> int:
+    """Shards that the manifest asks for; 0 while there is none."""
+    path = folder.find("manifest")
+    if path is None:
+        return 0
+    try:
+        shards: np.ndarray = read_table(path, MANIFEST, ["shard"])["shard"]
+    except DataError:
+        return 0
+    return int(shards.max(initial=-1)) + 1
+
+
+def progress_of(config: Config, folder: RunFolder, stage: Stage, shards: int) -> Progress:
+    """How far one stage is, by its files.
+
+    Args:
+        shards: number of shards of the run.
+    """
+    if stage.ranks == "torch":
+        return training_progress(folder, config.ssl.steps)
+    if stage.writes[0] in PER_SHARD:
+        return files_progress(shard_times(folder, stage.writes[0], shards), shards)
+    done = all(standing_file(folder, artifact).exists() for artifact in stage.writes)
+    return Progress(int(done), 1)
+
+
+def shard_times(folder: RunFolder, artifact: str, shards: int) -> list[float]:
+    """When each file of a per-shard artifact was finished, in seconds, oldest first."""
+    names = {shard_name(number) for number in range(shards)}
+    place = folder.output(artifact)
+    if not place.is_dir():
+        return []
+    return sorted(path.stat().st_mtime for path in place.iterdir() if path.name in names)
+
+
+def files_progress(times: Sequence[float], total: int) -> Progress:
+    """Progress of files by the times they were finished at; the rate is that of the last quarter of an hour."""
+    recent = [moment for moment in times if moment > times[-1] - 900.0] if times else []
+    rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 2 and recent[-1] > recent[0] else None
+    left = (total - len(times)) / rate if rate and len(times) < total else None
+    return Progress(len(times), total, rate, left)
+
+
+def training_progress(folder: RunFolder, steps: int) -> Progress:
+    """Steps of the training, by its metrics."""
+    if standing_file(folder, "backbone").exists():
+        return Progress(max(steps, 1), max(steps, 1))
+    entries = [entry for entry in last_entries(folder.output("metrics")) if isinstance(entry.get("step"), int)]
+    if not entries:
+        return Progress(0, max(steps, 1))
+    done = max(int(str(entry["step"])) for entry in entries)
+    rate = steps_per_s(entries)
+    return Progress(min(done, max(steps - 1, 0)), max(steps, 1), rate, (steps - done) / rate if rate else None)
+
+
+def steps_per_s(entries: Sequence[Mapping[str, object]]) -> float | None:
+    """Optimizer steps a second by the last line that has a speed; None if none has."""
+    for entry in reversed(entries):
+        speed, images, step = (entry.get(name) for name in ("images_per_s", "images", "step"))
+        if all(isinstance(value, (int, float)) and value > 0 for value in (speed, images, step)):
+            return float(str(speed)) * float(str(step)) / float(str(images))
+    return None
+
+
+def last_entries(path: Path, size: int = 65536) -> Iterator[Mapping[str, object]]:
+    """The last lines of a file of JSON lines; damaged ones are left out."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - size))
+        for line in file.read().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                yield entry
+
+
+def standing_file(folder: RunFolder, artifact: str) -> Path:
+    """The file whose presence says that an artifact is there."""
+    place = folder.output(artifact)
+    return place / LAST_FILE[artifact] if artifact in LAST_FILE else place
+
+
+# What is missing ----------------------------------------------------------------------------------------------------
+
+
+def missing(config: Config, folder: RunFolder, stages: Sequence[Stage]) -> list[Stage]:
+    """The stages that have something to do: unfinished, made from what has changed since, or after one that has."""
+    shards = num_shards(folder)
+    touched: set[str] = set()
+    found = []
+    for stage in stages:
+        if touched & set(stage.reads) or not is_finished(config, folder, stage, shards):
+            found.append(stage)
+            touched |= set(stage.writes)
+    return found
+
+
+def is_finished(config: Config, folder: RunFolder, stage: Stage, shards: int) -> bool:
+    """Whether a stage's artifacts are all there and as new as what they were made from."""
+    if not progress_of(config, folder, stage, shards).is_complete:
+        return False
+    return all(
+        is_fresh(folder, path, stage) for artifact in stage.writes for path in files_of(folder, artifact, shards)
+    )
+
+
+def files_of(folder: RunFolder, artifact: str, shards: int) -> list[Path]:
+    """The file of an artifact, or a sample of its files."""
+    if artifact not in PER_SHARD:
+        return [standing_file(folder, artifact)]
+    numbers = sorted({round(value) for value in np.linspace(0, shards - 1, min(shards, SAMPLE))})
+    return [folder.output(artifact) / shard_name(number) for number in numbers]
+
+
+def is_fresh(folder: RunFolder, path: Path, stage: Stage) -> bool:
+    """Whether a file's parents are still what they were; files without provenance go by time."""
+    try:
+        parents = read_provenance(path).parents
+    except DataError:
+        return _is_newer(folder, path, stage)
+    for name, content in parents.items():
+        parent = folder.path / name
+        if not parent.exists() or parent.is_dir():
+            continue  # an input of the survey, which only the stage itself can compare
+        try:
+            if read_provenance(parent).content != content:
+                return False
+        except DataError:
+            continue
+    return True
+
+
+def _is_newer(folder: RunFolder, path: Path, stage: Stage) -> bool:
+    sources = [standing_file(folder, artifact) for artifact in stage.reads]
+    return all(path.stat().st_mtime >= source.stat().st_mtime for source in sources if source.is_file())
+
+
+def in_order(names: Sequence[str]) -> list[Stage]:
+    """Stages of the table by name, in the order of the flow."""
+    return [stage for stage in STAGES if stage.name in names]
