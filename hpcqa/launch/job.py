@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parse(argv)
     code = run_rank(Path(arguments.run).absolute(), arguments.stage, arguments.part, arguments.parts)
-    if code == preemption.EXIT_CODE:
+    if code == preemption.EXIT_CODE and preemption.wants_requeue():
         requeue(os.environ)
     return code
 
@@ -183,7 +183,7 @@ def run_submitted(run: str, entry: Stage, part: int, parts: int) -> None:
     tells of it.
     """
     code = run_rank(Path(run), entry.name, part, parts, entry)
-    if code == preemption.EXIT_CODE:
+    if code == preemption.EXIT_CODE and preemption.wants_requeue():
         requeue(os.environ)
     told = failures.read_one(Path(run) / "logs", entry.name, detect_rank(part, parts)) if code else None
     if code and not (told and told.goes_on):

@@ -142,7 +142,7 @@ def duration(seconds: float) -> str:
 
 def last_line(path: Path) -> str:
     """The last line of a log without its time; empty if there is none."""
-    lines = tail(path, 1)
+    lines = [line for line in tail(path, 20) if " DEBUG " not in line]
     return lines[-1].split(": ", 1)[-1] if lines else ""
 
 

@@ -1,6 +1,7 @@
 """Asked to stop: time is nearly up, or a more urgent job wants the node.
 
-The scheduler sends SIGUSR2 (or SIGTERM) to every rank. A stage whose pieces are files stops at once, at the next
+The scheduler sends SIGUSR2 to every rank some time before the end, and the job shall be queued again; SIGTERM comes from
+someone who cancels it, or who queues it again himself. A stage whose pieces are files stops at once, at the next
 Python instruction: finished files stay, the piece in hand is dropped, and the next start does the rest. Training only
 raises a flag: its loop asks `requested()` between steps, lets all ranks agree, saves, and raises `Preempted` itself.
 """
@@ -22,12 +23,17 @@ class Preempted(HpcqaError):
     exit_code = EXIT_CODE
 
 
-_state = {"requested": False}
+_state: dict[str, int] = {"signal": 0}
 
 
 def requested() -> bool:
     """Whether this process was asked to stop; every rank may see it at another moment."""
-    return _state["requested"]
+    return _state["signal"] != 0
+
+
+def wants_requeue() -> bool:
+    """Whether the job shall be queued again because of what it was asked."""
+    return _state["signal"] == signal.SIGUSR2
 
 
 def check() -> None:
@@ -48,12 +54,13 @@ def listen(*, at_once: bool) -> None:
     """
 
     def take(number: int, frame: FrameType | None) -> None:
-        first = not _state["requested"]
-        _state["requested"] = True
+        first = not requested()
+        if first:
+            _state["signal"] = number
         if at_once and first:
             raise Preempted(f"Stopped by {signal.Signals(number).name}; start again to go on from here.")
 
-    _state["requested"] = False
+    _state["signal"] = 0
     for number in SIGNALS:
         signal.signal(number, take)
 
