@@ -63,12 +63,26 @@ SHARD = Schema(
         Column("expnum", "int64", "Exposure number.", dims=("ccd",)),
         Column("ccdnum", "int32", "CCD number.", dims=("ccd",)),
         Column("failed", "int64", "Why the CCD has no views; bits of pixels/failures.py; 0: it has.", dims=("ccd",)),
-        Column("bin", "int32", "Native pixels along a side of one context pixel.", unit="px", dims=("ccd",)),
-        Column("context", "float16", "Context view.", unit="asinh(sigma)", dims=("ccd", "cy", "cx")),
+        Column("bin", "int32", "Native pixels along a side of one context pixel; 0 failed.", unit="px", dims=("ccd",)),
+        Column("background_bin", "int32", "Native pixels along a side of a background cell.", unit="px", dims=("ccd",)),
         Column(
-            "background", "float16", "Background map over its expected noise.", unit="sigma", dims=("ccd", "by", "bx")
+            "context", "float16", "Context view, stretched; 0 unknown.", unit="asinh(sigma)", dims=("ccd", "cy", "cx")
         ),
-        Column("detail", "float16", "Star and sky stamps.", unit="asinh(sigma)", dims=("ccd", "dy", "dx")),
+        Column(
+            "background",
+            "float16",
+            "Cells without sources, less the exposure's sky, over it; NaN unknown.",
+            unit="sky",
+            dims=("ccd", "by", "bx"),
+        ),
+        Column(
+            "background_noise",
+            "float16",
+            "Expected noise of each cell; NaN unknown.",
+            unit="sky",
+            dims=("ccd", "by", "bx"),
+        ),
+        Column("detail", "float16", "Star and sky stamps, stretched.", unit="asinh(sigma)", dims=("ccd", "dy", "dx")),
         Column(
             "numbers",
             "float32",
@@ -76,7 +90,8 @@ SHARD = Schema(
             dims=("ccd", "number"),
         ),
         Column("exposure", "int64", "The exposures of this shard, in order.", dims=("exposure",)),
-        Column("focal_plane", "float16", "Focal-plane view.", unit="sigma", dims=("exposure", "fy", "fx")),
+        Column("exposure_band", "str", "Band of each exposure.", dims=("exposure",)),
+        Column("exposure_sky", "float32", "What its backgrounds are relative to.", unit="ADU", dims=("exposure",)),
     ),
     key=("expnum", "ccdnum"),
 )
@@ -87,7 +102,10 @@ CALIBRATION = Schema(
     (
         Column("ccdnum", "int32", "CCD number.", dims=("pattern",)),
         Column("band", "str", "Band.", dims=("pattern",)),
-        Column("num_exposures", "int32", "Exposures behind the pattern.", dims=("pattern",)),
+        Column("num_exposures", "int32", "Exposures behind the pattern; 0: no pattern.", dims=("pattern",)),
+        Column(
+            "pooled", "bool", "Whether the pattern is of all bands together, for want of exposures.", dims=("pattern",)
+        ),
         Column(
             "background", "float32", "Weighted median of the background maps.", unit="sky", dims=("pattern", "by", "bx")
         ),
@@ -137,6 +155,7 @@ DECISIONS = Schema(
             "novelty", "float32", "Distance to the labelled-good exposures in units of their own scatter; NaN unknown."
         ),
         Column("why", "str", "Why undecided or sent to review, in words."),
+        Column("extent", "str", "Of what is bad: exposure, or ccds (those that ccd_decisions calls bad); else empty."),
         Column("num_ccds", "int32", "CCDs in the tables."),
         Column("num_decided", "int32", "CCDs that were seen by the network."),
         Column("num_bad_ccds", "int32", "CCDs that are bad by themselves."),
@@ -175,6 +194,7 @@ CLASSIFIER = Schema(
         Column("ccd_ccdnum", "int32", "CCD number of each reference CCD.", dims=("reference_ccd",)),
         Column("ccd_bad", "bool", "Bad by itself.", dims=("reference_ccd",)),
         Column("ccd_reasons", "int64", "Reasons.", dims=("reference_ccd",)),
+        Column("ccd_fold", "int32", "Fold of nights of its exposure.", dims=("reference_ccd",)),
         Column(
             "ccd_features",
             "float32",
@@ -184,6 +204,11 @@ CLASSIFIER = Schema(
         Column("expnum", "int64", "Each reference exposure.", dims=("reference",)),
         Column("bad", "bool", "Bad as a whole.", dims=("reference",)),
         Column("reasons", "int64", "Reasons.", dims=("reference",)),
+        Column("fold", "int32", "Fold of nights, left out when one of its exposures is scored.", dims=("reference",)),
         Column("features", "float32", "Scaled and projected blocks, side by side.", dims=("reference", "feature")),
+        Column("labelled_expnum", "int64", "Every labelled exposure, sorted.", dims=("labelled",)),
+        Column("labelled_fold", "int32", "Its fold.", dims=("labelled",)),
+        Column("labelled_bad", "bool", "Bad as a whole or in a CCD.", dims=("labelled",)),
+        Column("parameters", "float64", "Scales, projections and weights; see the attribute index.", dims=("value",)),
     ),
 )

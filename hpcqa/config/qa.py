@@ -20,7 +20,13 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class ClassifyConfig:
-    review: int = setting(0, "Send at most so many exposures to review; 0: by probability alone.", low=0)
+    bad_above: float = setting(0.7, "Verdict bad from this p_bad on.", low=0, high=1)
+    review_above: float = setting(0.3, "Verdict review from this p_bad on.", low=0, high=1)
+    novel_above: float = setting(
+        8.0, "Verdict review from this novelty on.", unit="scatter of the good exposures", low=0, high=1e6
+    )
+    review: int = setting(0, "Send at most so many exposures to review; 0: no limit.", low=0)
+    device: str = setting("cpu", "Where distances are computed.", choices=("cpu", "cuda"), output=False)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """MPI: the world, work handed out dynamically, small collectives, and an end for all when one rank fails.
 
-Nothing here imports mpi4py unless `ranks.launcher` is "mpi", so the serial case needs no MPI. Waiting ranks sleep between
-looks instead of spinning: a core that waits is a core that another rank may use.
+Nothing here imports mpi4py unless `ranks.launcher` is "mpi", so the serial case needs no MPI. Waiting ranks sleep
+between looks instead of spinning: a core that waits is a core that another rank may use.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def world(environ: Mapping[str, str] | None = None) -> Ranks:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise EnvironmentProblem(f"MPI cannot be loaded ({error}); install hpcqa[mpi] or load your site's MPI.") from None
+        raise EnvironmentProblem(f"MPI cannot be loaded ({error}); install hpcqa[mpi] or load the site's.") from None
     size = MPI.COMM_WORLD.Get_size()
     check_size(size, os.environ if environ is None else environ)
     node = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)

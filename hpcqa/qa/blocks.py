@@ -89,7 +89,7 @@ class Pca:
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """float32 (row, component)."""
-        return ((np.nan_to_num(values) - self.centre) @ self.components).astype(np.float32)
+        return np.asarray((np.nan_to_num(values) - self.centre) @ self.components, np.float32)
 
 
 # Numbers against the survey -----------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class NumberScale:
             scatter = np.where(scatter > 0, scatter, 1.0)
             centres = self._centres(inside, ccdnum[rows])
             deviation[rows] = (numbers[rows] - centres) / scatter
-        unknown = np.isnan(deviation).mean(axis=1, keepdims=True) if deviation.shape[1] else np.zeros((len(numbers), 1))
+        unknown = np.isnan(deviation).sum(axis=1, keepdims=True) / max(1, numbers.shape[1])
         return np.concatenate([deviation, unknown.astype(np.float32)], axis=1)
 
     def _centres(self, inside: np.ndarray, ccdnum: np.ndarray) -> np.ndarray:
@@ -221,7 +221,7 @@ class Raw:
 def segment_rows(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The rows of several segments, one after the other: int64."""
     ends = np.cumsum(sizes)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)
+    return np.asarray(np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes))
 
 
 @dataclass(frozen=True)

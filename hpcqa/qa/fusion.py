@@ -26,6 +26,8 @@ class OneSided:
     @classmethod
     def fit(cls, good: np.ndarray) -> OneSided:
         """From the scores of good examples, float64 (row, score)."""
+        if not len(good):
+            return cls(np.zeros(good.shape[1]), np.ones(good.shape[1]))
         centre = np.median(good, axis=0)
         deviation = np.abs(good - centre)
         scale = np.maximum(1.4826 * np.median(deviation, axis=0), 0.5 * np.quantile(deviation, 0.95, axis=0))
@@ -56,7 +58,8 @@ class Fusion:
 
     def logit(self, scores: np.ndarray) -> np.ndarray:
         """Log odds of bad: float64 (row,)."""
-        return np.clip(self.one_sided.apply(scores) @ self.weight + self.intercept, -MAX_LOGIT, MAX_LOGIT)
+        odds = self.one_sided.apply(scores) @ self.weight + self.intercept
+        return np.asarray(np.clip(odds, -MAX_LOGIT, MAX_LOGIT))
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
         return np.asarray(expit(self.logit(scores)))

@@ -86,14 +86,15 @@ class _Prepared:
     @classmethod
     def of(cls, references: np.ndarray, device: str) -> _Prepared:
         # Centring keeps the norms, and with them the rounding of the products, as small as the spread allows.
-        centre = np.mean(references, axis=0, dtype=np.float64).astype(np.float32)
+        centre = np.asarray(np.mean(references, axis=0, dtype=np.float64), np.float32)
         blocks = [np.square(block - centre).sum(1) for _, block in _blocks(references)]
         return cls(references, device, centre, np.concatenate(blocks))
 
     def error(self, block: np.ndarray) -> np.ndarray:
         """Bound of the error of a squared distance found by products: float64 (query,)."""
         own = np.square(block.astype(np.float64) - self.centre).sum(1)
-        return ROUNDING * (own + float(self.norms.max())) * max(1.0, np.sqrt(block.shape[1]) / 8)
+        growth = max(1.0, float(np.sqrt(block.shape[1])) / 8)
+        return np.asarray(ROUNDING * growth * (own + float(self.norms.max())))
 
     def candidates(self, block: np.ndarray, wanted: int, ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the `wanted` smallest approximate distances, and the squared distance beyond which others lie.
@@ -157,7 +158,7 @@ def _smallest(squared: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray
 def _unsure(distance: np.ndarray, limit: np.ndarray, error: np.ndarray) -> np.ndarray:
     """Queries for which a reference that is no candidate may be as near as the last neighbour: bool (query,)."""
     worst: np.ndarray = distance[:, -1]
-    return np.isfinite(limit) & ~(worst < limit - 2 * error)
+    return np.asarray(np.isfinite(limit) & ~(worst < limit - 2 * error))
 
 
 def _search(query: np.ndarray, references: np.ndarray, k: int, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

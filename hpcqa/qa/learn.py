@@ -80,7 +80,7 @@ class Examples:
 
     def any_bad(self) -> np.ndarray:
         """Exposures that are bad as a whole or in a CCD: bool (exposure,)."""
-        return (self.whole == BAD) | (self.share_bad() > 0)
+        return np.asarray((self.whole == BAD) | (self.share_bad() > 0))
 
     def share_bad(self) -> np.ndarray:
         """Share of CCDs that are labelled bad by themselves: float64 (exposure,)."""
@@ -143,7 +143,8 @@ def learn_unlabelled(examples: Examples, numbers: NumberScale, recipe: Recipe) -
     examples = examples.select(thin(np.arange(len(examples.expnum)), POPULATION))
     everything = np.full(len(examples.expnum), GOOD, np.int8)
     folds = np.arange(len(examples.expnum), dtype=np.int64)
-    features = learn_features(examples.raw, everything == GOOD, recipe.channels, recipe.pca)
+    channels = recipe.channels if len(everything) else ()
+    features = learn_features(examples.raw, everything == GOOD, channels, recipe.pca)
     ccd_features = features.ccd(examples.raw)
     population = Examples(
         examples.raw,
@@ -188,7 +189,7 @@ def assign_folds(night: np.ndarray, folds: int, seed: int) -> np.ndarray:
 def weak_ccds(examples: Examples) -> np.ndarray:
     """CCDs that are bad if a label on the exposure is taken to hold for each of its CCDs: bool (ccd,)."""
     whole = examples.whole[examples.exposure_of_ccd()]
-    return (examples.ccd == BAD) | ((whole == BAD) & (examples.ccd == UNKNOWN))
+    return np.asarray((examples.ccd == BAD) | ((whole == BAD) & (examples.ccd == UNKNOWN)))
 
 
 def clean_ccds(examples: Examples, features: dict[str, np.ndarray], folds: np.ndarray, recipe: Recipe) -> np.ndarray:

@@ -111,7 +111,7 @@ def _take(references: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Rows of an array, as a view where they are consecutive (the array may be a large mapped file)."""
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and np.all(np.diff(rows) == 1):
         return references[rows[0] : rows[-1] + 1]
-    return references[rows]
+    return np.asarray(references[rows])
 
 
 def _mean(distance: np.ndarray) -> np.ndarray:

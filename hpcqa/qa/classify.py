@@ -1,0 +1,93 @@
+"""The classify stage: every exposure and every CCD of the manifest gets a decision, or is told why not."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from hpcqa.artifacts import catalog, store
+from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.schema import Provenance, Schema
+from hpcqa.config import Config
+from hpcqa.config.frozen import stage_digest
+from hpcqa.observe import track
+from hpcqa.parallel import mpi
+from hpcqa.parallel.ranks import Ranks
+from hpcqa.qa import classifier_file
+from hpcqa.qa.classifier import Classifier
+from hpcqa.qa.decisions import Part, ccd_table, exposure_table, make_part, merge_parts
+from hpcqa.qa.embedded import ExposureTable, embedding_paths, read_embedding
+
+logger = logging.getLogger(__name__)
+
+OUTPUTS: tuple[tuple[str, Schema], ...] = (
+    ("ccd_decisions", catalog.CCD_DECISIONS),
+    ("decisions", catalog.DECISIONS),
+)
+
+MANIFEST_COLUMNS = (
+    *("expnum", "ccdnum", "ccdname", "camera", "band", "night", "plver", "plprocid"),
+    *("table", "table_row", "cuts", "cut_detail"),
+)
+
+
+def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
+    """Write decisions.parquet and ccd_decisions.parquet, the same for any number of ranks."""
+    paths = embedding_paths(folder)
+    parents = mpi.broadcast(_parents(folder, paths) if ranks.is_first else {}, ranks)
+    digest = stage_digest(config, "classify")
+    current = [
+        store.is_current(folder.output(name), schema, config_digest=digest, parents=parents) for name, schema in OUTPUTS
+    ]
+    if mpi.broadcast(all(current), ranks):
+        logger.info("classify: %s is current", folder.output("decisions"))
+        return
+    classifier = classifier_file.read(folder.need("classifier", "fit"))
+    parts, words = _decide_share(config, folder, ranks, paths, classifier)
+    gathered = mpi.gather((parts, words), ranks)
+    if gathered is None:
+        return
+    everything = [part for some, _ in gathered for part in some]
+    words = next((names for _, names in gathered if names), ())
+    _write(config, folder, classifier, merge_parts(everything), words, Provenance(digest, parents))
+
+
+def _parents(folder: RunFolder, paths: list[Path]) -> dict[str, str]:
+    every = [*paths, folder.need("classifier", "fit"), folder.need("manifest", "manifest")]
+    return {folder.relative(path): store.read_provenance(path).content for path in every}
+
+
+def _decide_share(
+    config: Config, folder: RunFolder, ranks: Ranks, paths: list[Path], classifier: Classifier
+) -> tuple[list[Part], tuple[str, ...]]:
+    """This rank's files, decided; and what the failure bits mean."""
+    manifest = folder.need("manifest", "manifest")
+    exposures = ExposureTable.of_manifest(
+        store.read_table(manifest, catalog.MANIFEST, ("expnum", "band", "night", "cuts"))
+    )
+    parts: list[Part] = []
+    words: tuple[str, ...] = ()
+    files = mpi.hand_out(paths, ranks)
+    for path in track(files, "classify", total=len(paths), unit="files", shown=ranks.is_first):
+        embedded = read_embedding(path, exposures, classifier.numbers)
+        answers = classifier.decide(embedded.raw, embedded.expnum, config.classify.device)
+        parts.append(make_part(embedded, answers, classifier, config.classify.review_above))
+        words = embedded.failure_words
+    return parts, words
+
+
+def _write(
+    config: Config,
+    folder: RunFolder,
+    classifier: Classifier,
+    part: Part,
+    words: tuple[str, ...],
+    provenance: Provenance,
+) -> None:
+    manifest = store.read_table(folder.need("manifest", "manifest"), catalog.MANIFEST, MANIFEST_COLUMNS)
+    ccds = ccd_table(manifest, part, classifier.mode, words, config.classify)
+    exposures = exposure_table(manifest, part, ccds, classifier, config.classify)
+    store.write_table(folder.output("ccd_decisions"), catalog.CCD_DECISIONS, ccds.columns, provenance)
+    store.write_table(folder.output("decisions"), catalog.DECISIONS, exposures, provenance)
+    counts = {name: int((exposures["verdict"] == name).sum()) for name in ("bad", "review", "good", "undecided")}
+    logger.info("classify: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))

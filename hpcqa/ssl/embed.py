@@ -1,0 +1,203 @@
+"""The embed stage: each shard once through the network, one output file for each, and the control beside it.
+
+A file's content depends on its shard, the calibration and the network alone, so it does not matter which rank makes it.
+Reading the next batch overlaps with the network's work on this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hpcqa.artifacts import catalog, store
+from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.schema import Provenance
+from hpcqa.config import Config
+from hpcqa.config.frozen import stage_digest
+from hpcqa.errors import DataError
+from hpcqa.observe import track
+from hpcqa.parallel import mpi
+from hpcqa.parallel.ranks import Ranks
+from hpcqa.parallel.torchdist import pick_device, set_threads
+from hpcqa.ssl import weights
+from hpcqa.ssl.encode import as_images, defect_names, encode_with_answers
+from hpcqa.ssl.feed import Cutouts
+from hpcqa.ssl.vit import VisionTransformer
+
+logger = logging.getLogger(__name__)
+
+CCD_VIEWS = ("context", "background", "detail")
+TRAINED, UNTRAINED = "embeddings", "embeddings-untrained"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and the folder that its embeddings go to; `identity` stands for its weights in provenance."""
+
+    artifact: str
+    model: VisionTransformer
+    identity: str
+
+
+def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
+    """Embed every shard whose embeddings are not current.
+
+    Raises:
+        DataError: no shards, or a damaged shard, calibration or backbone.
+    """
+    shards = sorted(folder.need("shards", "shard").glob("shard-*.h5"))
+    if not shards:
+        raise DataError(f"{folder.output('shards')}: holds no shards; run `hpcqa shard run={folder.path}` first.")
+    calibration = folder.need("calibration", "calibrate")
+    device = pick_device(config.embed.device, ranks.local_rank)
+    set_threads(ranks.local_world_size)
+    networks = load_networks(folder.need("backbone", "pretrain"), device, control=config.embed.control)
+    if ranks.is_first:
+        for network in networks:
+            remove_strangers(folder.output(network.artifact), shards)
+    files = mpi.hand_out(shards, ranks)
+    done = 0
+    for shard in track(files, "embed", total=len(shards), unit="shards", shown=ranks.is_first):
+        done += sum(embed_file(config, folder, shard, calibration, network, device) for network in networks)
+    counts = mpi.gather(done, ranks)
+    if counts is not None:
+        logger.info("embed: %d files written, %d were current", sum(counts), len(networks) * len(shards) - sum(counts))
+
+
+def load_networks(backbone: Path, device: torch.device, *, control: bool) -> list[Network]:
+    """The trained network, and the one it started as."""
+    model, card = weights.load_backbone(backbone)
+    networks = [Network(TRAINED, model.to(device), str(card["content"]))]
+    if control:
+        start = json.dumps([card["architecture"], card.get("seed", 1)], sort_keys=True)
+        identity = "untrained:" + hashlib.sha256(start.encode()).hexdigest()
+        networks.append(Network(UNTRAINED, weights.untrained(card).to(device), identity))
+    return networks
+
+
+def remove_strangers(folder: Path, shards: Sequence[Path]) -> None:
+    """Remove embeddings of shards that are no more."""
+    names = {shard.name for shard in shards}
+    for path in folder.glob("shard-*.h5"):
+        if path.name not in names:
+            logger.info("embed: removing %s, whose shard is gone", path)
+            path.unlink(missing_ok=True)
+
+
+def embed_file(
+    config: Config, folder: RunFolder, shard: Path, calibration: Path, network: Network, device: torch.device
+) -> bool:
+    """Embed one shard; False if its embeddings are current."""
+    from hpcqa.pixels.dataset import ShardSet  # here, so that the networks need no camera
+
+    output = folder.output(network.artifact) / shard.name
+    digest = stage_digest(config, "embed")
+    parents = {folder.relative(path): store.read_provenance(path).content for path in (shard, calibration)}
+    parents["network"] = network.identity
+    if store.is_current(output, catalog.EMBEDDING, config_digest=digest, parents=parents):
+        return False
+    cutouts = ShardSet([shard], calibration, config)
+    arrays = embed(cutouts, network.model, device, config.embed.batch, config.embed.precision)
+    with store.open_arrays(shard, catalog.SHARD) as source:
+        attributes = {name: source.attributes.get(name, []) for name in ("number_names", "number_units")}
+        instrument = source.provenance.instrument
+    attributes |= _names(network.model) | {"failure_words": _failure_words(), "network": network.identity}
+    provenance = Provenance(digest, parents, instrument=instrument)
+    store.write_arrays(output, catalog.EMBEDDING, arrays, provenance, attributes)
+    return True
+
+
+def _failure_words() -> list[str]:
+    from hpcqa.pixels.failures import FAILURES
+
+    return [words for _, words in FAILURES]
+
+
+def _names(model: VisionTransformer) -> dict[str, list[str]]:
+    of_ccds = [name for view in CCD_VIEWS for name in defect_names(model.architecture, view)]
+    return {"defect_names": of_ccds, "exposure_defect_names": defect_names(model.architecture, "focal_plane")}
+
+
+def embed(
+    cutouts: Cutouts, model: VisionTransformer, device: torch.device, batch: int, precision: str
+) -> dict[str, np.ndarray]:
+    """The columns of EMBEDDING for some shards; CCDs without views get NaN.
+
+    Args:
+        cutouts: rows in the order of the output.
+        batch: images in one forward pass.
+    """
+    rows = np.arange(len(cutouts.expnum))
+    seen = np.flatnonzero(cutouts.failed == 0)
+    arrays = {
+        "expnum": cutouts.expnum,
+        "ccdnum": cutouts.ccdnum,
+        "failed": cutouts.failed,
+        "numbers": cutouts.numbers(rows),
+        "exposure": cutouts.exposures,
+    }
+    answers = []
+    for view in CCD_VIEWS:
+        found = _through(_Images(cutouts, view), seen, model, device, batch, precision)
+        arrays[view] = _spread(found[0], seen, len(rows))
+        answers.append(_spread(found[1], seen, len(rows)))
+    arrays["defects"] = np.concatenate(answers, axis=1)
+    exposures = np.arange(len(cutouts.exposures))
+    focal = _through(_Images(cutouts, "focal_plane"), exposures, model, device, batch, precision)
+    arrays["focal_plane"], arrays["exposure_defects"] = focal
+    return arrays
+
+
+@dataclass(frozen=True)
+class _Images:
+    """One view of the cutouts, by rows of CCDs or of exposures."""
+
+    cutouts: Cutouts
+    view: str
+
+    def load(self, rows: np.ndarray) -> np.ndarray:
+        if self.view == "focal_plane":
+            return self.cutouts.focal_plane(rows)
+        return self.cutouts.batch(self.view, rows)
+
+
+def _through(
+    images: _Images, rows: np.ndarray, model: VisionTransformer, device: torch.device, batch: int, precision: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings float32 (row, 3 D) and defect answers float32 (row, 2 K) of a view."""
+    width = 3 * model.architecture.dim
+    vectors = [np.zeros((0, width), np.float32)]
+    answers = [np.zeros((0, len(defect_names(model.architecture, images.view))), np.float32)]
+    for values in _ahead(images, [rows[start : start + batch] for start in range(0, len(rows), batch)]):
+        vector, answer = encode_with_answers(model, as_images(values, device), images.view, precision)
+        vectors.append(vector.cpu().numpy())
+        answers.append(answer.cpu().numpy())
+    return np.concatenate(vectors), np.concatenate(answers)
+
+
+def _ahead(images: _Images, batches: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Load batches, one ahead of the one in use."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(images.load, rows) for rows in batches[:1]]
+        for following in [*batches[1:], None]:
+            if not waiting:
+                return
+            values = waiting.pop().result()
+            if following is not None:
+                waiting.append(pool.submit(images.load, following))
+            yield values
+
+
+def _spread(values: np.ndarray, rows: np.ndarray, length: int) -> np.ndarray:
+    """Values of some rows among `length` rows, NaN elsewhere."""
+    spread = np.full((length, values.shape[1]), np.nan, np.float32)
+    spread[rows] = values
+    return spread
