@@ -104,4 +104,8 @@ class SslConfig:
 class EmbedConfig:
     batch: int = setting(64, "Images in one forward pass.", low=1, output=False)
     device: str = setting("auto", "Where the network runs.", choices=("auto", "cpu", "cuda"), output=False)
+    precision: str = setting("auto", "Arithmetic; auto: bf16 on a GPU, else fp32.", choices=("auto", "fp32", "bf16"))
     source: str = setting("shards", "Read shards, or FITS files directly.", choices=("shards", "fits"))
+    control: bool = setting(
+        True, "Embed with the untrained network too, which the evaluation compares with.", output=False
+    )
