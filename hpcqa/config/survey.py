@@ -15,14 +15,15 @@ class InstrumentConfig:
 @dataclass(frozen=True)
 class SurveyConfig:
     simulated: bool = setting(False, "Make the survey first with `hpcqa simulate`.")
-    tables: list[str] = setting([], "survey-ccds tables (FITS, .gz, kd-tree), paths or glob patterns.")
+    tables: list[str] = setting([], "survey-ccds tables (FITS, .gz, kd-tree), paths or glob patterns.", path=True)
     images: list[str] = setting(
         [],
         "Image directories tried in turn for a table's image_filename; empty: images/ beside the table. "
         "With no table at all these directories are scanned for exposures.",
+        path=True,
     )
-    labels: list[str] = setting([], "Label lists in any known format, paths or glob patterns.")
-    truth: str = setting("", "Truth table of a simulated survey (used by evaluate only, never by fit).")
+    labels: list[str] = setting([], "Label lists in any known format, paths or glob patterns.", path=True)
+    truth: str = setting("", "Truth table of a simulated survey (used by evaluate only, never by fit).", path=True)
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class ManifestConfig:
     ccd_cuts: int = setting(0, "Cut CCDs that have any of these ccd_cuts bits set.", low=0)
     first_mjd: float = setting(0.0, "Cut exposures before this MJD; 0 cuts none.", unit="d", low=0)
     last_mjd: float = setting(0.0, "Cut exposures after this MJD; 0 cuts none.", unit="d", low=0)
-    only: str = setting("", "File with one expnum a line: cut every other exposure.")
-    exclude: str = setting("", "File with one expnum a line: cut these exposures.")
+    only: str = setting("", "File with one expnum a line: cut every other exposure.", path=True)
+    exclude: str = setting("", "File with one expnum a line: cut these exposures.", path=True)
 
 
 @dataclass(frozen=True)
@@ -45,5 +46,9 @@ class SimulateConfig:
     labelled_fraction: float = setting(0.5, "Share of exposures that the label lists name.", low=0, high=1)
     nights: int = setting(12, "Number of nights that the exposures are spread over.", low=1)
     min_severity: float = setting(0.15, "Smallest severity drawn (0 invisible, 1 gross).", low=0, high=1)
+    novel: list[str] = setting(
+        ["pupil", "amplifier", "edge_glow"],
+        "Reasons that the label lists never name, though such exposures are there: they test novelty.",
+    )
     start: str = setting("2025-01-05", "Date of the first night (UTC).")
     workers: int = setting(0, "Processes; 0 takes the cores this process may use.", low=0, output=False)

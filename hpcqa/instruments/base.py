@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,6 +85,9 @@ class Instrument(Protocol):
 
     def parse_file_name(self, path: Path) -> FileName | None:
         """What the file name says, or None if it is not this camera's."""
+
+    def image_name(self, prodtype: str, started: datetime, band: str, version: str) -> str:
+        """The name of an exposure's compressed file, by its start (UTC): `parse_file_name` backwards."""
 
     def companion(self, path: Path, prodtype: str) -> Path:
         """The path of the mask (dqmask) or weight (wtmap) file beside an image.

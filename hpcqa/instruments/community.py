@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -111,6 +111,9 @@ class CommunityCamera:
             date=f"20{day[:2]}-{day[2:4]}-{day[4:]}T{time[:2]}:{time[2:4]}:{time[4:]}",
             ccdname=found["ccd"] or "",
         )
+
+    def image_name(self, prodtype: str, started: datetime, band: str, version: str) -> str:
+        return f"{self.prefix}_{started:%y%m%d_%H%M%S}_{_LETTERS[prodtype]}_{band}_{version}.fits.fz"
 
     def companion(self, path: Path, prodtype: str) -> Path:
         found = _NAME.match(path.name)
