@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 Array = np.ndarray[Any, Any]
 
-# Zero bytes that must follow the compressed data, since the decoder reads four at a time.
+# Zero bytes that must follow the compressed data, since the decoder reads eight at a time.
 PADDING = 8
 NUM_RANDOMS = 10000
 NO_DITHER, DITHER_1, DITHER_2 = 0, 1, 2
@@ -50,17 +50,15 @@ def _leading_zeros(typing: Any, word: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _load32(typing: Any, data: Any, place: Any) -> Any:
-    """Four bytes of a contiguous uint8 array as a big-endian number, without a bounds check."""
+def _load64(typing: Any, data: Any, place: Any) -> Any:
+    """Eight bytes of a contiguous uint8 array as a big-endian number, without a bounds check."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, args[0])
-        address = cgutils.pointer_add(builder, array.data, args[1], ir.IntType(32).as_pointer())
+        address = cgutils.pointer_add(builder, array.data, args[1], ir.IntType(64).as_pointer())
         word = builder.load(address)
         word.align = 1
-        if sys.byteorder == "little":
-            word = builder.bswap(word)
-        return builder.zext(word, ir.IntType(64))
+        return builder.bswap(word) if sys.byteorder == "little" else word
 
     return types.uint64(data, types.int64), generate
 
@@ -78,7 +76,94 @@ def _randoms() -> Array:
 
 
 @compiled
-def decode_tile(data: Array, start: int, end: int, num: int, block: int, byte_pix: int, out: Array) -> bool:
+def _refill(data: Array, place: int, end: int, word: Any, have: int) -> Any:
+    """Fill the word of bits up to 56 or more; the bits after `end` are of no meaning, but inside the buffer.
+
+    A word holds the next bits, left-aligned; `have` of them count, the rest are the same bits that come again.
+    """
+    word |= _load64(data, min(place, end)) >> np.uint64(have)
+    return place + ((63 - have) >> 3), word, have | 56
+
+
+@compiled
+def _long_code(data: Array, place: int, end: int, word: Any, have: int, fs: int) -> Any:
+    """One value whose run of zeros may be of any length, and the state of the bits after it."""
+    zeros = np.int64(0)
+    place, word, have = _refill(data, place, end, word, have)
+    run = _leading_zeros(word)
+    while run >= have and place <= end + 8:
+        zeros += have
+        place, word, have = _refill(data, place, end, word << np.uint64(have), 0)
+        run = _leading_zeros(word)
+    run = min(run, 62)
+    word <<= np.uint64(run + 1)
+    place, word, have = _refill(data, place, end, word, max(have - run - 1, 0))
+    value = ((zeros + run) << fs) | np.int64((word >> np.uint64(1)) >> np.uint64(63 - fs))
+    return place, word << np.uint64(fs), have - fs, value
+
+
+@compiled
+def _signed(value: int) -> int:
+    """Even values are the positive differences, odd ones the negative."""
+    return (value >> 1) ^ -(value & 1)
+
+
+@compiled
+def _split(word: Any, fs: int, low_shift: Any, fixed: int) -> Any:
+    """One difference if its code lies wholly in the word, the bits that it takes, and the word after it.
+
+    `low_shift` is 63 - fs and `fixed` is fs + 1, worked out once for all values of a block.
+    """
+    run = _leading_zeros(word)
+    taken = run + fixed
+    rest = word << np.uint64((run + 1) & 63)
+    value = (run << fs) | np.int64((rest >> np.uint64(1)) >> low_shift)
+    return (value >> 1) ^ -(value & 1), taken, word << np.uint64(taken & 63)
+
+
+@compiled
+def _coded_block(
+    data: Array, place: int, end: int, word: Any, have: int, last: int, fs: int, first: int, stop: int, out: Array
+) -> Any:
+    """A block of differences in the Rice code with `fs` low bits: four at a time while they fit into one word.
+
+    The next pixel waits for the place where this one's code ends; checking four codes at once keeps that chain short.
+    """
+    low_shift = np.uint64(63 - fs)
+    fixed = fs + 1
+    j = first
+    while j < stop:
+        place, word, have = _refill(data, place, end, word, have)
+        if j + 4 <= stop:
+            step0, taken0, next0 = _split(word, fs, low_shift, fixed)
+            step1, taken1, next1 = _split(next0, fs, low_shift, fixed)
+            step2, taken2, next2 = _split(next1, fs, low_shift, fixed)
+            step3, taken3, next3 = _split(next2, fs, low_shift, fixed)
+            taken = taken0 + taken1 + taken2 + taken3
+            if taken <= have:
+                # An unsigned index spares the test for negative ones.
+                k = np.uint64(j)
+                step1 += step0
+                step2 += step1
+                step3 += step2
+                out[k] = np.int32(last + step0)
+                out[k + np.uint64(1)] = np.int32(last + step1)
+                out[k + np.uint64(2)] = np.int32(last + step2)
+                last += step3
+                out[k + np.uint64(3)] = np.int32(last)
+                word = next3
+                have -= taken
+                j += 4
+                continue
+        place, word, have, value = _long_code(data, place, end, word, have, fs)
+        last += _signed(value)
+        out[np.uint64(j)] = np.int32(last)
+        j += 1
+    return place, word, have, last
+
+
+@compiled
+def decode_tile(data: Array, start: int, end: int, num: int, block: int, byte_pix: int, out: Array) -> bool:  # noqa: C901
     """Decode the first `num` values of a tile in data[start:end] into `out` (int32).
 
     Args:
@@ -89,90 +174,37 @@ def decode_tile(data: Array, start: int, end: int, num: int, block: int, byte_pi
     Returns:
         True if the tile was whole.
     """
-    fs_bits = 5
-    fs_max = 25
-    if byte_pix == 2:
-        fs_bits = 4
-        fs_max = 14
-    elif byte_pix == 1:
-        fs_bits = 3
-        fs_max = 6
     raw_bits = 8 * byte_pix
+    fs_bits = 5 if byte_pix == 4 else byte_pix + 2
+    fs_max = 25 if byte_pix == 4 else 8 * byte_pix - 2
     if end - start < byte_pix:
         return False
-    last: Any = np.int64(_load32(data, start) >> np.uint64(32 - raw_bits))
-    place = start + byte_pix
-    word = np.uint64(0)  # the next bits, left-aligned
-    have = np.int64(0)  # how many of them
+    place, word, have = _refill(data, start, end, np.uint64(0), np.int64(0))
+    last = np.int64(word >> np.uint64(64 - raw_bits))
+    word <<= np.uint64(raw_bits)
+    have -= raw_bits
     i = 0
     while i < num:
-        if have <= 32:
-            if place > end + 4:
-                return False
-            word |= _load32(data, place) << np.uint64(32 - have)
-            place += 4
-            have += 32
+        stop = min(i + block, num)
+        place, word, have = _refill(data, place, end, word, have)
         fs = np.int64(word >> np.uint64(64 - fs_bits)) - 1
         word <<= np.uint64(fs_bits)
         have -= fs_bits
-        stop = min(i + block, num)
         if fs < 0:
             for j in range(i, stop):
                 out[j] = np.int32(last)
         elif fs < fs_max:
+            place, word, have, last = _coded_block(data, place, end, word, have, last, fs, i, stop, out)
+        else:
             for j in range(i, stop):
-                if have <= 32:
-                    if place > end + 4:
-                        return False
-                    word |= _load32(data, place) << np.uint64(32 - have)
-                    place += 4
-                    have += 32
-                zeros: Any = _leading_zeros(word)
-                if zeros + 1 + fs > have:
-                    zeros = np.int64(0)
-                    while word == 0:
-                        if place > end + 4:
-                            return False
-                        zeros += have
-                        word = _load32(data, place) << np.uint64(32)
-                        place += 4
-                        have = 32
-                    skip = _leading_zeros(word)
-                    zeros += skip
-                    word = (word << np.uint64(skip)) << np.uint64(1)
-                    have -= skip + 1
-                    if have <= 32:
-                        if place > end + 4:
-                            return False
-                        word |= _load32(data, place) << np.uint64(32 - have)
-                        place += 4
-                        have += 32
-                else:
-                    word = (word << np.uint64(zeros)) << np.uint64(1)
-                    have -= zeros + 1
-                difference = (zeros << fs) | np.int64((word >> np.uint64(1)) >> np.uint64(63 - fs))
-                word <<= np.uint64(fs)
-                have -= fs
-                last += (difference >> 1) ^ -(difference & 1)
-                out[j] = np.int32(last)
-        elif fs == fs_max:
-            for j in range(i, stop):
-                if have <= 32:
-                    if place > end + 4:
-                        return False
-                    word |= _load32(data, place) << np.uint64(32 - have)
-                    place += 4
-                    have += 32
-                difference = np.int64(word >> np.uint64(64 - raw_bits))
+                place, word, have = _refill(data, place, end, word, have)
+                last += _signed(np.int64(word >> np.uint64(64 - raw_bits)))
                 word <<= np.uint64(raw_bits)
                 have -= raw_bits
-                last += (difference >> 1) ^ -(difference & 1)
                 out[j] = np.int32(last)
-        else:
+        if 8 * place - have > 8 * end or fs > fs_max:
             return False
         i = stop
-    if 8 * place - have > 8 * end:
-        return False
     if byte_pix == 1:
         for j in range(num):
             out[j] &= 0xFF
@@ -183,7 +215,7 @@ def decode_tile(data: Array, start: int, end: int, num: int, block: int, byte_pi
 
 
 @compiled
-def _unquantise(
+def _unquantise(  # noqa: C901
     values: Array,
     num: int,
     scale: float,
@@ -197,30 +229,30 @@ def _unquantise(
 ) -> None:
     """Turn quantised int32 values into float32; `tile` is the tile's number from 0 plus ZDITHER0."""
     if dither == NO_DITHER:
-        for j in range(num):
-            out[j] = np.float32(np.float64(values[j]) * scale + zero)
+        for k in range(num):
+            out[k] = np.float32(np.float64(values[k]) * scale + zero)
     else:
         seed = (tile - 1) % NUM_RANDOMS
-        following = np.int64(randoms[seed] * 500.0)
-        j = 0
-        while j < num:
-            run = min(num - j, NUM_RANDOMS - following)
-            part = values[j : j + run]
+        following: Any = np.int64(randoms[seed] * 500.0)
+        done: Any = 0
+        while done < num:
+            run = min(num - done, NUM_RANDOMS - following)
+            part = values[done : done + run]
             random = randoms[following : following + run]
-            target = out[j : j + run]
+            target = out[done : done + run]
             for k in range(run):
                 target[k] = np.float32((np.float64(part[k]) - random[k] + 0.5) * scale + zero)
-            j += run
+            done += run
             seed = (seed + 1) % NUM_RANDOMS
             following = np.int64(randoms[seed] * 500.0)
         if dither == DITHER_2:
-            for j in range(num):
-                if values[j] == _EXACT_ZERO:
-                    out[j] = np.float32(0.0)
+            for k in range(num):
+                if values[k] == _EXACT_ZERO:
+                    out[k] = np.float32(0.0)
     if has_blank:
-        for j in range(num):
-            if values[j] == blank:
-                out[j] = np.float32(np.nan)
+        for k in range(num):
+            if values[k] == blank:
+                out[k] = np.float32(np.nan)
 
 
 @compiled
@@ -307,27 +339,46 @@ def read_integers(data: Array, tiles: Array, code: Array, extra: Array, corner: 
 
 
 @compiled
-def _add_row(row: Array, masked: Array, has_mask: bool, step: int, sums: Array, counts: Array) -> None:
-    """Add the finite, unmasked pixels of one image row to the cells of its binned row."""
-    cols = row.size
-    for cell in range(sums.size):
-        total = 0.0
-        count = 0
-        for c in range(cell * step, min((cell + 1) * step, cols)):
-            value = np.float64(row[c])
-            use = np.isfinite(value) and not (has_mask and masked[c])
-            total += value if use else 0.0
-            count += 1 if use else 0
-        sums[cell] += total
-        counts[cell] += count
+def _add_row(row: Array, masked: Array, has_mask: bool, sums: Array, counts: Array) -> int:
+    """Add the finite, unmasked pixels of an image row to the sums (float64) and counts (int32) of its columns.
+
+    Returns:
+        1 if every pixel was added and `counts` left as it was, else 0: nearly all rows are whole, and faster so.
+    """
+    odd = np.int32(0)
+    for c in range(sums.size):
+        odd += np.int32(row[c] - row[c] != 0)
+    if odd == 0 and not has_mask:
+        for c in range(sums.size):
+            sums[c] += row[c]
+        return 1
+    for c in range(sums.size):
+        use = (row[c] - row[c] == 0) & (not (has_mask and masked[c]))
+        sums[c] += row[c] if use else np.float32(0)
+        counts[c] += np.int32(use)
+    return 0
 
 
 @compiled
-def _finish_row(sums: Array, counts: Array, out: Array) -> None:
-    for cell in range(sums.size):
-        out[cell] = np.float32(sums[cell] / counts[cell]) if counts[cell] > 0 else np.float32(np.nan)
-        sums[cell] = 0.0
-        counts[cell] = 0
+def _finish_row(sums: Array, counts: Array, height: int, whole: int, step: int, out: Array) -> None:
+    """Gather `step` columns into each cell of a binned row, and begin anew.
+
+    Of the `height` image rows in it, `whole` are not in `counts`.
+    """
+    for cell in range(out.size):
+        first = cell * step
+        stop = min(first + step, sums.size)
+        total = 0.0
+        for c in range(first, stop):
+            total += sums[np.uint64(c)]
+        count = whole * (stop - first)
+        if whole < height:
+            for c in range(first, stop):
+                count += counts[np.uint64(c)]
+        out[cell] = np.float32(total / count) if count > 0 else np.float32(np.nan)
+    sums[:] = 0.0
+    if whole < height:
+        counts[:] = 0
 
 
 @compiled
@@ -338,13 +389,15 @@ def bin_image(image: Array, masked: Array, has_mask: bool, step: int, out: Array
         image: float32 (rows, cols). masked: bool, same shape (1 x cols is enough without `has_mask`).
         out: float32 (ceil(rows / step), ceil(cols / step)); cells at the far edges may be smaller.
     """
-    sums = np.zeros(out.shape[1], np.float64)
-    counts = np.zeros(out.shape[1], np.int64)
-    rows = image.shape[0]
+    rows, cols = image.shape
+    sums = np.zeros(cols, np.float64)
+    counts = np.zeros(cols, np.int32)
+    whole = 0
     for r in range(rows):
-        _add_row(image[r], masked[r if has_mask else 0], has_mask, step, sums, counts)
+        whole += _add_row(image[r], masked[r if has_mask else 0], has_mask, sums, counts)
         if (r + 1) % step == 0 or r + 1 == rows:
-            _finish_row(sums, counts, out[r // step])
+            _finish_row(sums, counts, r % step + 1, whole, step, out[r // step])
+            whole = 0
 
 
 @compiled
@@ -371,8 +424,9 @@ def read_binned(
         largest = max(largest, tiles[t, 5] * tiles[t, 6])
     values = np.empty(largest, np.int32)
     floats = np.empty(largest, np.float32)
-    sums = np.zeros(out.shape[1], np.float64)
-    counts = np.zeros(out.shape[1], np.int64)
+    sums = np.zeros(cols, np.float64)
+    counts = np.zeros(cols, np.int32)
+    whole = 0
     for t in range(tiles.shape[0]):
         num = tiles[t, 5] * cols
         source = floats
@@ -385,9 +439,10 @@ def read_binned(
             _unquantise(values, num, scales[t], zeros[t], code[2], number, randoms, blanks[t], has_blank, source)
         for k in range(tiles[t, 5]):
             r = tiles[t, 3] + k
-            _add_row(source[k * cols : (k + 1) * cols], masked[r if has_mask else 0], has_mask, step, sums, counts)
+            whole += _add_row(source[k * cols : (k + 1) * cols], masked[r if has_mask else 0], has_mask, sums, counts)
             if (r + 1) % step == 0 or r + 1 == rows:
-                _finish_row(sums, counts, out[r // step])
+                _finish_row(sums, counts, r % step + 1, whole, step, out[r // step])
+                whole = 0
     return -1
 
 

@@ -1,0 +1,131 @@
+"""Which pixels of a CCD to leave out: the data-quality file beside the image, and what is known of the chip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpcqa.errors import DataError
+from hpcqa.instruments.base import CcdContext, Instrument
+from hpcqa.pixels.fits import ExposureFile, ImageHdu, open_exposure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# A mask that leaves less than this is wrong more often than the image is: it is not used, and reported.
+EVERYTHING = 0.999
+NO_PROBLEM = ""
+EVERYTHING_MASKED = "everything masked"
+
+
+@dataclass(frozen=True)
+class MaskResult:
+    """`masked` is bool (rows, columns), True for pixels to leave out.
+
+    `problem` is empty, or says why the mask file was not used; the image may be fine. `share` is the share of masked
+    pixels by the file as it stands (0 without one), `found` whether there is a file.
+    """
+
+    masked: NDArray[np.bool_]
+    problem: str = NO_PROBLEM
+    share: float = 0.0
+    found: bool = False
+
+
+class MaskFile:
+    """The mask file of an exposure, opened once for all CCDs; without a file every mask is that of the chip alone."""
+
+    def __init__(self, path: Path | None, timeout: float | None = None) -> None:
+        self._file: ExposureFile | None = None
+        self._problem = NO_PROBLEM
+        if path is not None:
+            try:
+                self._file = open_exposure(path, timeout=timeout)
+            except DataError as problem:
+                self._problem = str(problem)
+
+    def __enter__(self) -> MaskFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def load(self, hdu: ImageHdu, context: CcdContext, instrument: Instrument) -> MaskResult:
+        """The mask of a CCD image; never raises on a bad mask file, but says so."""
+        shape = hdu.shape
+        chip = chip_mask(context, instrument, shape)
+        if self._file is None:
+            return MaskResult(chip, self._problem, found=self._problem != NO_PROBLEM)
+        try:
+            dq_hdu = self._file.find(hdu.index, hdu.name)
+            masked = instrument.masked(fitted(self._file.read_integer(dq_hdu), shape), context)
+        except DataError as problem:
+            return MaskResult(chip, str(problem), found=True)
+        share = float(masked.mean())
+        if share >= EVERYTHING:
+            return MaskResult(chip, EVERYTHING_MASKED, share, found=True)
+        return MaskResult(masked | chip, NO_PROBLEM, share, found=True)
+
+
+def open_mask(image_path: Path, instrument: Instrument, timeout: float | None = None) -> MaskFile:
+    """The mask file beside an image, by the camera's file names; with any of the suffixes .fits, .fits.fz, .fits.gz."""
+    return MaskFile(find_mask(image_path, instrument), timeout)
+
+
+def load_mask(
+    image_path: Path, hdu: ImageHdu, context: CcdContext, instrument: Instrument, shape: tuple[int, int]
+) -> MaskResult:
+    """The mask of one CCD; `open_mask` is faster for all CCDs of an exposure.
+
+    Args:
+        image_path: the image's file; its mask lies beside it, or there is none.
+        hdu: the image.
+        context: what is known of the CCD.
+        instrument: the camera.
+        shape: (rows, columns) of the image.
+    """
+    if shape != hdu.shape:
+        raise ValueError(f"shape {shape} is not that of the image, {hdu.shape}")
+    with open_mask(image_path, instrument) as file:
+        return file.load(hdu, context, instrument)
+
+
+def find_mask(image_path: Path, instrument: Instrument) -> Path | None:
+    """The path of the mask file beside an image, or None if there is none."""
+    return next((path for path in _candidates(image_path, instrument) if path.is_file()), None)
+
+
+def _candidates(image_path: Path, instrument: Instrument) -> Iterator[Path]:
+    if instrument.parse_file_name(image_path) is None:
+        return
+    path = instrument.companion(image_path, "dqmask")
+    yield path
+    stem = path.name.removesuffix(".fz").removesuffix(".gz")
+    for suffix in ("", ".fz", ".gz"):
+        yield path.with_name(stem + suffix)
+
+
+def chip_mask(context: CcdContext, instrument: Instrument, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The regions of the chip that are never to be used, bool (rows, columns)."""
+    masked = np.zeros(shape, np.bool_)
+    for region in instrument.bad_regions(context, shape):
+        masked[region.row0 : region.row1, region.col0 : region.col1] = True
+    return masked
+
+
+def fitted(dq: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.int32]:
+    """A mask of the image's shape. Some pipeline versions left a border of one pixel on: it is cut off.
+
+    Raises:
+        DataError: the shapes differ in another way.
+    """
+    if dq.shape == shape:
+        return dq
+    if dq.shape == (shape[0] + 2, shape[1] + 2):
+        return dq[1:-1, 1:-1]
+    raise DataError(f"the mask has {dq.shape} pixels, the image {shape}.")
