@@ -38,7 +38,11 @@ class ShardConfig:
     min_size: int = setting(16, "Smaller images are no CCD images.", unit="px", low=8)
     retry_failed: bool = setting(False, "Read shards again that hold CCDs that failed.", output=False)
     reader_cache: float = setting(
-        2.0, "Memory that a reader of shards may fill with a view before it reads from disk.", unit="GB", low=0, output=False
+        2.0,
+        "Memory that a reader of shards may fill with a view before it reads from disk.",
+        unit="GB",
+        low=0,
+        output=False,
     )
     reader_handles: int = setting(128, "Shard files that a reader keeps open.", low=1, high=4096, output=False)
 

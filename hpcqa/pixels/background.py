@@ -183,10 +183,10 @@ def _add_row(clean: np.ndarray, valid: np.ndarray, step: int, total: np.ndarray,
 
 @numba.njit(cache=True, nogil=True)
 def _is_constant(row: np.ndarray) -> bool:
-    for j in range(1, row.shape[0]):
-        if row[j] != row[0]:
-            return False
-    return True
+    last = 1
+    while last < row.shape[0] and row[last] == row[0]:
+        last += 1
+    return last >= row.shape[0]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -232,9 +232,7 @@ def working_step(shape: tuple[int, int]) -> int:
     return max(1, -(-max(shape) // WORKING_SIDE))
 
 
-def scan(
-    pixels: np.ndarray, masked: np.ndarray, *, level: float, noise: float, split: int, saturation: float
-) -> Scan:
+def scan(pixels: np.ndarray, masked: np.ndarray, *, level: float, noise: float, split: int, saturation: float) -> Scan:
     """One pass over the native pixels (R, C).
 
     Args:
@@ -256,7 +254,7 @@ def scan(
     return Scan(step, *arrays, constant_rows=int(constant))
 
 
-# The local background and the mask of sources --------------------------------------------------------------------------
+# The local background and the mask of sources -------------------------------------------------------------------------
 
 
 @numba.njit(cache=True, nogil=True)

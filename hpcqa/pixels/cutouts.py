@@ -7,7 +7,7 @@ import numpy as np
 
 from hpcqa.config import ViewsConfig
 from hpcqa.pixels.background import Scan, Sky, Sources, cell_side, cells
-from hpcqa.pixels.stars import X, Y, Stars
+from hpcqa.pixels.stars import Stars, X, Y
 
 
 def context_view(scanned: Scan, sky: Sky, views: ViewsConfig) -> tuple[np.ndarray, int]:
@@ -27,7 +27,9 @@ def context_view(scanned: Scan, sky: Sky, views: ViewsConfig) -> tuple[np.ndarra
     return stretch(z, views.asinh_softening), side * scanned.step
 
 
-def background_cells(scanned: Scan, sources: Sources, sky: Sky, views: ViewsConfig) -> tuple[np.ndarray, np.ndarray, int]:
+def background_cells(
+    scanned: Scan, sources: Sources, sky: Sky, views: ViewsConfig
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Mean of each cell without sources, and its expected noise.
 
     Returns:
@@ -92,7 +94,10 @@ def detail_view(
     for k, (row, col) in enumerate(places):
         a, b = divmod(k, across)
         stamp = mosaic[a * side : (a + 1) * side, b * side : (b + 1) * side]
-        small = min(row // scanned.step, sources.local.shape[0] - 1), min(col // scanned.step, sources.local.shape[1] - 1)
+        small = (
+            min(row // scanned.step, sources.local.shape[0] - 1),
+            min(col // scanned.step, sources.local.shape[1] - 1),
+        )
         _cut(pixels, masked, row, col, float(sources.local[small]), _scale(sky.noise, sky.level), stamp)
     view = np.zeros((views.detail[0], views.detail[1]), np.float16)
     view[: mosaic.shape[0], : mosaic.shape[1]] = stretch(mosaic, views.asinh_softening)

@@ -274,7 +274,12 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
     usable = (~sources.near) & (scanned.count > 0)
     values = np.where(usable, scanned.mean, np.float32(0))
     excesses = []
-    for turned, good in ((values, usable), (values[::-1], usable[::-1]), (values.T, usable.T), (values.T[::-1], usable.T[::-1])):
+    for turned, good in (
+        (values, usable),
+        (values[::-1], usable[::-1]),
+        (values.T, usable.T),
+        (values.T[::-1], usable.T[::-1]),
+    ):
         edge = _chunk_means(turned[:width], good[:width])
         inner = _chunk_means(turned[2 * width : 4 * width], good[2 * width : 4 * width])
         excesses.append(_median(edge - inner))
@@ -328,7 +333,7 @@ def trail_length(found: np.ndarray, c: float, s: float) -> float:
     lengths = np.zeros(2)
     for k in range(2):
         turn = angle + 0.5 * np.pi * k
-        dx, dy = int(round(np.cos(turn))), int(round(np.sin(turn)))
+        dx, dy = round(np.cos(turn)), round(np.sin(turn))
         unit = (dx * dx + dy * dy) ** 0.5
         starts = pixels = 0
         for i in range(found.shape[0]):

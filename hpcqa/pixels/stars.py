@@ -126,7 +126,7 @@ def _weighted(
     reach = min(HALF, int(3.0 * width) + 1)
     out[:] = 0.0
     size = 2 * reach + 1
-    row0, col0 = int(round(y)) - reach, int(round(x)) - reach
+    row0, col0 = round(y) - reach, round(x) - reach
     along = np.empty(size)
     for b in range(size):
         along[b] = np.exp(-0.5 * ((col0 + b - x) / width) ** 2)
@@ -208,7 +208,7 @@ def _shape(
 def _profile(pixels: np.ndarray, masked: np.ndarray, level: float, out: np.ndarray) -> None:
     """Half-light ring and central dip from one-pixel rings about the star's centre."""
     total, number = np.zeros(RINGS), np.zeros(RINGS)
-    row, col = int(round(out[Y])), int(round(out[X]))
+    row, col = round(out[Y]), round(out[X])
     for i in range(max(row - HALF, 0), min(row + HALF + 1, pixels.shape[0])):
         for j in range(max(col - HALF, 0), min(col + HALF + 1, pixels.shape[1])):
             if masked[i, j] or not np.isfinite(pixels[i, j]):
@@ -287,7 +287,14 @@ class Stars:
 
 
 def measure_stars(
-    pixels: np.ndarray, masked: np.ndarray, peaks: Peaks, sources: Sources, *, noise: float, saturation: float, step: int
+    pixels: np.ndarray,
+    masked: np.ndarray,
+    peaks: Peaks,
+    sources: Sources,
+    *,
+    noise: float,
+    saturation: float,
+    step: int,
 ) -> Stars:
     """Shapes of the brightest usable peaks of an image (R, C).
 
@@ -302,7 +309,10 @@ def measure_stars(
     """
     candidates = slice(0, 3 * MOST_SHAPES)
     rows, cols = peaks.row[candidates].astype(np.int64), peaks.col[candidates].astype(np.int64)
-    small = (np.minimum(rows // step, sources.residual.shape[0] - 1), np.minimum(cols // step, sources.residual.shape[1] - 1))
+    small = (
+        np.minimum(rows // step, sources.residual.shape[0] - 1),
+        np.minimum(cols // step, sources.residual.shape[1] - 1),
+    )
     local = sources.local[small].astype(np.float64)
     table = np.empty((MOST_SHAPES, NUM_SHAPE))
     facts = (noise if noise > 0 else 1e-6, 0.9 * saturation, max(step, 2))
@@ -341,7 +351,7 @@ def _stack_kernel(pixels: np.ndarray, masked: np.ndarray, centres: np.ndarray, h
     total = np.zeros((side, side))
     num = 0
     for k in range(centres.shape[0]):
-        row, col = int(round(centres[k, 1])), int(round(centres[k, 0]))
+        row, col = round(centres[k, 1]), round(centres[k, 0])
         inside = half <= row < pixels.shape[0] - half and half <= col < pixels.shape[1] - half
         if not inside:
             continue
@@ -367,7 +377,7 @@ def _stack(pixels: np.ndarray, masked: np.ndarray, chosen: np.ndarray) -> np.nda
     return (total / max(num, 1)).astype(np.float32)
 
 
-# Doubles and trails from where the sources are ---------------------------------------------------------------------------
+# Doubles and trails from where the sources are ----------------------------------------------------------------------
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,0 +1,210 @@
+"""One exposure in, what its CCDs show out: opens each of its files once and turns every fault into a reason bit."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcqa.config import Config
+from hpcqa.errors import DataError, EnvironmentProblem
+from hpcqa.instruments.base import CcdContext, Instrument
+from hpcqa.pixels.failures import BIT, in_words
+from hpcqa.pixels.fits import ExposureFile, ImageHdu, open_exposure
+from hpcqa.pixels.masks import load_mask
+from hpcqa.pixels.measure import Facts
+from hpcqa.pixels.profiles import reference_level
+from hpcqa.pixels.views import CcdViews, failure_of, look
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CcdRow:
+    """What the manifest says of one CCD image."""
+
+    expnum: int
+    ccdnum: int
+    ccdname: str
+    camera: str
+    band: str
+    mjd_obs: float
+    exptime: float
+    zpt: float
+    ccdzpt: float
+    plver: str
+    plprocid: str
+    image_path: str
+    image_hdu: int
+
+    @property
+    def context(self) -> CcdContext:
+        return CcdContext(self.ccdnum, self.expnum, self.band, self.mjd_obs, self.plver, self.plprocid)
+
+
+@dataclass(frozen=True)
+class CcdResult:
+    """Views of one CCD, or why there are none: bits of failures.py and what was found, in words."""
+
+    views: CcdViews | None
+    failed: int = 0
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Backgrounds:
+    """The background maps of an exposure relative to its sky.
+
+    Attributes:
+        sky: what they are relative to, ADU; NaN without a single CCD.
+        maps: (n, H, W) float16, NaN where unknown or failed.
+        noise: the same shape, expected noise.
+    """
+
+    sky: float
+    maps: np.ndarray
+    noise: np.ndarray
+
+
+def read_exposure(rows: Sequence[CcdRow], instruments: Mapping[str, Instrument], config: Config) -> list[CcdResult]:
+    """Views and numbers of an exposure's CCDs, in the order of `rows`.
+
+    Args:
+        rows: the CCDs; usually all in one file, but each may have its own.
+        instruments: by the rows' camera.
+        config: uses views and shard.
+    """
+    results: dict[int, CcdResult] = {}
+    files: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        files.setdefault(row.image_path, []).append(place)
+    for path, places in files.items():
+        wanted = {place: rows[place] for place in places}
+        results |= _read_file(path, wanted, instruments, config)
+    return [results[place] for place in range(len(rows))]
+
+
+def _read_file(
+    path: str, rows: Mapping[int, CcdRow], instruments: Mapping[str, Instrument], config: Config
+) -> dict[int, CcdResult]:
+    results: dict[int, CcdResult] = {}
+    if not path:
+        return dict.fromkeys(rows, CcdResult(None, BIT["missing_file"], "no image file was found for the table's name"))
+    started = time.monotonic()
+    try:
+        with open_exposure(Path(path), timeout=config.shard.read_timeout) as file:
+            images: dict[int, ImageHdu] = {}
+            for place, row in rows.items():
+                try:
+                    images[place] = file.find(row.image_hdu, row.ccdname)
+                except DataError as error:
+                    results[place] = CcdResult(None, BIT["missing_hdu"], str(error))
+            # In file order, so that the file is read from front to back.
+            for place in sorted(images, key=lambda place: images[place].index):
+                results[place] = _read_ccd(file, images[place], rows[place], instruments[rows[place].camera], config)
+                if results[place].failed & BIT["timed_out"]:
+                    break
+    except (DataError, EnvironmentProblem, OSError) as error:
+        return _fill(results, rows, _bit_of(path, error, "unreadable_file", started, config), str(error))
+    return _fill(results, rows, BIT["timed_out"], f"{path}: given up after {config.shard.read_timeout:g} s")
+
+
+def _fill(results: dict[int, CcdResult], rows: Mapping[int, CcdRow], bit: int, said: str) -> dict[int, CcdResult]:
+    return {place: results.get(place, CcdResult(None, bit, said)) for place in rows}
+
+
+def _bit_of(path: str, error: Exception, otherwise: str, started: float, config: Config) -> int:
+    """The reason bit of a failed read; `otherwise` names it when nothing more is known."""
+    if time.monotonic() - started >= config.shard.read_timeout:
+        return BIT["timed_out"]
+    if "changed" in str(error):
+        return BIT["changed_file"]
+    if isinstance(error, FileNotFoundError) or not Path(path).exists():
+        return BIT["missing_file"]
+    return BIT[otherwise]
+
+
+def _read_ccd(file: ExposureFile, hdu: ImageHdu, row: CcdRow, instrument: Instrument, config: Config) -> CcdResult:
+    started = time.monotonic()
+    if len(hdu.shape) != 2 or min(hdu.shape) < config.shard.min_size:
+        return CcdResult(None, BIT["wrong_shape"], f"{file.path}[{hdu.index}]: {hdu.shape} pixels")
+    try:
+        pixels = file.read(hdu, out=_buffer(hdu.shape))
+        masked, problem = _mask(file.path, hdu, row, instrument, config)
+    except (DataError, EnvironmentProblem, OSError) as error:
+        return CcdResult(None, _bit_of(str(file.path), error, "unreadable_pixels", started, config), str(error))
+    failed = failure_of(pixels, config.shard.min_size)
+    if failed:
+        return CcdResult(None, failed, f"{file.path}[{hdu.index}]: {in_words(failed)}")
+    try:
+        return CcdResult(look(pixels, masked, facts_of(row, instrument, problem, file.primary, hdu), config.views))
+    except Exception as error:
+        logger.exception("%s[%d]: cannot be measured", file.path, hdu.index)
+        return CcdResult(None, BIT["not_measured"], f"{file.path}[{hdu.index}]: {type(error).__name__}: {error}")
+
+
+_local = threading.local()
+
+
+def _buffer(shape: tuple[int, int]) -> np.ndarray:
+    """This thread's image buffer: touching 33 MB of new memory costs as much as decoding into it."""
+    buffer = getattr(_local, "buffer", None)
+    if buffer is None or buffer.shape != shape:
+        buffer = _local.buffer = np.empty(shape, np.float32)
+    return buffer
+
+
+def _mask(path: Path, hdu: ImageHdu, row: CcdRow, instrument: Instrument, config: Config) -> tuple[np.ndarray, str]:
+    """Masked pixels, and what is wrong with the mask. A mask that covers everything is not believed."""
+    if not config.shard.use_masks:
+        return np.zeros(hdu.shape, np.bool_), ""
+    result = load_mask(path, hdu, row.context, instrument, hdu.shape)
+    if result.problem and result.masked.all():
+        return np.zeros(hdu.shape, np.bool_), result.problem
+    return result.masked, result.problem
+
+
+def facts_of(row: CcdRow, instrument: Instrument, problem: str, primary: Mapping[str, Any], hdu: ImageHdu) -> Facts:
+    """What is known of an image beside its pixels, from the manifest, the camera and the headers."""
+    saturation = min(instrument.saturation, instrument.saturation_of(row.context))
+    return Facts(
+        exptime=row.exptime if math.isfinite(row.exptime) else math.nan,
+        zpt=row.zpt,
+        ccdzpt=row.ccdzpt,
+        sky_rate=instrument.sky_rate(row.band),
+        gain=instrument.gain,
+        read_noise=instrument.read_noise,
+        saturation=saturation,
+        pixel_scale=instrument.pixel_scale,
+        amplifiers=instrument.amplifiers(hdu.shape, row.ccdnum),
+        mask_problem=problem,
+        header=instrument.header_numbers(primary, hdu.header),
+    )
+
+
+def relative_backgrounds(results: Sequence[CcdResult], shape: tuple[int, int]) -> Backgrounds:
+    """The background maps relative to the median sky of the exposure's CCDs.
+
+    Where the sky is near zero (sky-subtracted images) they are relative to the square of the expected noise.
+    """
+    seen = [result.views for result in results if result.views is not None]
+    maps = np.full((len(results), *shape), np.nan, np.float16)
+    noise = maps.copy()
+    if not seen:
+        return Backgrounds(math.nan, maps, noise)
+    level = float(np.median([view.level for view in seen]))
+    reference = max(reference_level(level, 0.0), float(np.median([view.reference for view in seen])))
+    largest = float(np.finfo(np.float16).max)
+    for place, result in enumerate(results):
+        if result.views is not None:
+            relative = (result.views.background - level) / reference
+            maps[place] = np.clip(relative, -largest, largest)
+            noise[place] = np.clip(result.views.background_noise / reference, 0, largest)
+    return Backgrounds(reference, maps, noise)

@@ -1,0 +1,321 @@
+"""The shard stage: every exposure read once, one file per fixed list of exposures.
+
+Tasks take whole shards, threads of a task take exposures; what ends on disk depends on neither. A shard gets its name
+when it is complete, so two runs in one folder, or a killed one and its successor, do work twice at worst.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from hpcqa import instruments
+from hpcqa.artifacts import store
+from hpcqa.artifacts.catalog import MANIFEST, SHARD
+from hpcqa.artifacts.folder import RunFolder, shard_name
+from hpcqa.artifacts.schema import Provenance
+from hpcqa.config import Config
+from hpcqa.config.frozen import stage_digest
+from hpcqa.errors import DataError
+from hpcqa.instruments.base import Instrument
+from hpcqa.observe import Tracker
+from hpcqa.parallel.ranks import Ranks
+from hpcqa.pixels import failures
+from hpcqa.pixels.exposures import CcdResult, CcdRow, read_exposure, relative_backgrounds
+from hpcqa.pixels.measure import NAMES, NUMBERS
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = (
+    "expnum", "ccdnum", "ccdname", "camera", "band", "mjd_obs", "exptime", "zpt", "ccdzpt", "plver", "plprocid",
+    "image_path", "image_hdu",
+)  # fmt: skip
+SHARDS_AT_ONCE = 64  # whose manifest rows are held in memory
+FAILURES_LISTED = 20
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """The CCDs of one shard: exposures in ascending order, CCDs in ascending order in each."""
+
+    number: int
+    exposures: tuple[tuple[CcdRow, ...], ...]
+
+    @property
+    def num_ccds(self) -> int:
+        return sum(len(rows) for rows in self.exposures)
+
+
+@dataclass
+class Tally:
+    """What went wrong so far."""
+
+    seen: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    num_failed: int = 0
+
+    def add(self, failed: np.ndarray) -> None:
+        self.seen += len(failed)
+        self.num_failed += int(np.count_nonzero(failed))
+        for name, number in failures.count(failed).items():
+            self.failed[name] = self.failed.get(name, 0) + number
+
+    def in_words(self) -> str:
+        reasons = "; ".join(
+            f"{number} {name} ({failures.in_words(failures.BIT[name])})" for name, number in self.failed.items()
+        )
+        return f"{self.num_failed} of {self.seen} CCDs have no views" + (f": {reasons}" if reasons else "")
+
+
+def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
+    """Write this task's shards; see the module.
+
+    Raises:
+        DataError: no manifest, or a larger share of CCDs failed than shard.max_failed.
+        EnvironmentProblem: the disk refuses.
+    """
+    manifest = folder.need("manifest", "manifest")
+    parents = {folder.relative(manifest): store.read_provenance(manifest, MANIFEST).content}
+    provenance = Provenance(stage_digest(config, "shard"), parents, instrument=config.instrument.name)
+    numbers = shard_numbers(manifest)
+    mine = [numbers[place] for place in ranks.share(len(numbers))]
+    remove_leftovers(folder.output("shards"))
+    tally = Tally()
+    missing = []
+    for number in mine:
+        done = _current(folder, shard_name(number), provenance, config.shard.retry_failed)
+        if done is None:
+            missing.append(number)
+        else:
+            tally.add(done)
+    if tally.seen:
+        logger.info("shard: %d of %d shards are there already", len(mine) - len(missing), len(mine))
+    with Tracker("shard", total=len(missing), unit="shards", shown=ranks.is_first) as ticker:
+        for start in range(0, len(missing), SHARDS_AT_ONCE):
+            plans = plan_shards(manifest, missing[start : start + SHARDS_AT_ONCE])
+            for _, failed in write_shards(plans, folder.output("shards"), provenance, config):
+                tally.add(failed)
+                ticker.advance()
+    _report(tally, config)
+
+
+def _report(tally: Tally, config: Config) -> None:
+    (logger.warning if tally.num_failed else logger.info)("shard: %s", tally.in_words())
+    if tally.seen and tally.num_failed / tally.seen > config.shard.max_failed:
+        raise DataError(
+            f"{tally.in_words()}; that is more than shard.max_failed={config.shard.max_failed:g}. Check the images "
+            "(survey.images, permissions), or allow it with a larger shard.max_failed."
+        )
+
+
+def _current(folder: RunFolder, name: str, provenance: Provenance, retry_failed: bool) -> np.ndarray | None:
+    """The failures of a shard that is there, in this run or the base run, and made from the same; None if it is not."""
+    roots = [root for root in (folder.path, folder.base) if root is not None]
+    for root in roots:
+        path = RunFolder(root).output("shards") / name
+        digest, parents = provenance.config_digest, provenance.parents
+        if path.exists() and store.is_current(path, SHARD, config_digest=digest, parents=parents):
+            with store.open_arrays(path, SHARD) as shard:
+                failed = shard.read("failed")
+            if not (retry_failed and failed.any()):
+                return failed
+    return None
+
+
+def remove_leftovers(shards: Path) -> None:
+    """Remove unfinished files of this machine's processes that are no more."""
+    for path in shards.glob(f".*.{socket.gethostname()}.*.tmp"):
+        process = path.name.rsplit(".", 2)[1]
+        if process.isdigit() and not Path(f"/proc/{process}").exists() and Path("/proc").exists():
+            path.unlink(missing_ok=True)
+            logger.info("shard: removed %s, left by a process that was killed", path.name)
+
+
+# The plan -------------------------------------------------------------------------------------------------------------
+
+
+def shard_numbers(manifest: Path) -> list[int]:
+    """The numbers of all shards that the manifest names, ascending."""
+    column = pq.read_table(manifest, columns=["shard"])["shard"]
+    return sorted(number for number in column.unique().to_pylist() if number >= 0)
+
+
+def plan_shards(manifest: Path, numbers: Sequence[int]) -> list[ShardPlan]:
+    """What some shards hold; only their rows of the manifest are read."""
+    table = pq.read_table(manifest, columns=[*COLUMNS, "shard"], filters=[("shard", "in", list(numbers))])
+    columns = {name: table[name].to_pylist() for name in (*COLUMNS, "shard")}
+    by_shard: dict[int, dict[int, list[CcdRow]]] = {number: {} for number in numbers}
+    for place, number in enumerate(columns["shard"]):
+        row = CcdRow(*(_plain(columns[name][place]) for name in COLUMNS))
+        by_shard[number].setdefault(row.expnum, []).append(row)
+    return [
+        ShardPlan(
+            number,
+            tuple(tuple(sorted(exposures[key], key=lambda row: row.ccdnum)) for key in sorted(exposures)),
+        )
+        for number, exposures in by_shard.items()
+    ]
+
+
+def _plain(value: object) -> object:
+    return np.nan if value is None else value
+
+
+def instruments_of(plans: Sequence[ShardPlan], config: Config) -> dict[str, Instrument]:
+    """The camera module of every camera that the rows name; the configured one for cameras without a module."""
+    default = instruments.get(config.instrument.name)
+    cameras = {row.camera for plan in plans for rows in plan.exposures for row in rows}
+    return {camera: instruments.for_camera(camera) or default for camera in sorted(cameras)}
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+class ShardFile:
+    """One shard being written: exposures come in any order, the file is finished with the last of them."""
+
+    def __init__(self, plan: ShardPlan, path: Path, provenance: Provenance, config: Config) -> None:
+        views = config.views
+        lengths = {
+            "ccd": plan.num_ccds,
+            "exposure": len(plan.exposures),
+            "number": len(NAMES),
+            "cy": views.context[0],
+            "cx": views.context[1],
+            "by": views.background[0],
+            "bx": views.background[1],
+            "dy": views.detail[0],
+            "dx": views.detail[1],
+        }
+        attributes = {
+            "number_names": list(NAMES),
+            "number_units": [unit for _, unit, _ in NUMBERS],
+            "number_docs": [doc for _, _, doc in NUMBERS],
+            "asinh_softening": views.asinh_softening,
+            "stamp": views.stamp,
+        }
+        self.plan, self.path = plan, path
+        self.failed = np.zeros(plan.num_ccds, np.int64)
+        self._starts = np.concatenate([[0], np.cumsum([len(rows) for rows in plan.exposures])]).astype(int)
+        self._left, self._lengths = len(plan.exposures), lengths
+        self._writer = store.ArrayWriter(path, SHARD, lengths=lengths, provenance=provenance, attributes=attributes)
+        self._writer.__enter__()
+
+    def write(self, place: int, results: Sequence[CcdResult]) -> bool:
+        """Write exposure number `place` of the plan; True if the shard is complete now."""
+        rows = self.plan.exposures[place]
+        where = slice(int(self._starts[place]), int(self._starts[place + 1]))
+        self.failed[where] = [result.failed for result in results]
+        for name, values in self._columns(rows, results).items():
+            self._writer.write(name, where, values)
+        backgrounds = relative_backgrounds(results, (self._lengths["by"], self._lengths["bx"]))
+        self._writer.write("background", where, backgrounds.maps)
+        self._writer.write("background_noise", where, backgrounds.noise)
+        self._writer.write("exposure", place, np.int64(rows[0].expnum))
+        self._writer.write("exposure_band", place, rows[0].band)
+        self._writer.write("exposure_sky", place, np.float32(backgrounds.sky))
+        self._left -= 1
+        return self._left == 0
+
+    def _columns(self, rows: Sequence[CcdRow], results: Sequence[CcdResult]) -> dict[str, np.ndarray]:
+        lengths = self._lengths
+        context = np.zeros((len(rows), lengths["cy"], lengths["cx"]), np.float16)
+        detail = np.zeros((len(rows), lengths["dy"], lengths["dx"]), np.float16)
+        numbers = np.full((len(rows), lengths["number"]), np.nan, np.float32)
+        bins = np.zeros((2, len(rows)), np.int32)
+        for place, result in enumerate(results):
+            if result.views is not None:
+                context[place], detail[place] = result.views.context, result.views.detail
+                numbers[place] = result.views.numbers
+                bins[:, place] = result.views.context_bin, result.views.background_bin
+        return {
+            "expnum": np.array([row.expnum for row in rows], np.int64),
+            "ccdnum": np.array([row.ccdnum for row in rows], np.int32),
+            "failed": np.array([result.failed for result in results], np.int64),
+            "bin": bins[0],
+            "background_bin": bins[1],
+            "context": context,
+            "detail": detail,
+            "numbers": numbers,
+        }
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Finish the file, or throw it away if there is an error."""
+        self._writer.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+
+def num_workers(config: Config) -> int:
+    """Reading threads of this task."""
+    if config.shard.workers:
+        return config.shard.workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def write_shards(
+    plans: Sequence[ShardPlan], shards: Path, provenance: Provenance, config: Config
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Read the exposures of some shards with threads and write each shard when its last exposure is in.
+
+    Yields:
+        Path and failure bits of each shard, as they are finished.
+    """
+    cameras = instruments_of(plans, config)
+    jobs = iter([(plan, place) for plan in plans for place in range(len(plan.exposures))])
+    open_files: dict[int, ShardFile] = {}
+    pool = ThreadPoolExecutor(num_workers(config), thread_name_prefix="shard")
+    pending: dict[Future[list[CcdResult]], tuple[ShardPlan, int]] = {}
+    try:
+        while _top_up(pool, jobs, pending, cameras, config):
+            finished, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                plan, place = pending.pop(future)
+                results = future.result()
+                _list_failures(plan.exposures[place], results)
+                if plan.number not in open_files:
+                    path = shards / shard_name(plan.number)
+                    open_files[plan.number] = ShardFile(plan, path, provenance, config)
+                if open_files[plan.number].write(place, results):
+                    shard = open_files.pop(plan.number)
+                    shard.close()
+                    yield shard.path, shard.failed
+    except BaseException as error:
+        for shard in open_files.values():
+            shard.close(error)
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _top_up(
+    pool: ThreadPoolExecutor,
+    jobs: Iterator[tuple[ShardPlan, int]],
+    pending: dict[Future[list[CcdResult]], tuple[ShardPlan, int]],
+    cameras: Mapping[str, Instrument],
+    config: Config,
+) -> bool:
+    """Keep a few exposures more under way than there are threads; False when nothing is left."""
+    while len(pending) < num_workers(config) + 2:
+        job = next(jobs, None)
+        if job is None:
+            break
+        plan, place = job
+        pending[pool.submit(read_exposure, plan.exposures[place], cameras, config)] = job
+    return bool(pending)
+
+
+def _list_failures(rows: Sequence[CcdRow], results: Sequence[CcdResult]) -> None:
+    """Log what failed, one line for each thing that was said."""
+    said: dict[str, list[CcdRow]] = {}
+    for row, result in zip(rows, results, strict=True):
+        if result.failed:
+            said.setdefault(result.said, []).append(row)
+    for words, failed in list(said.items())[:FAILURES_LISTED]:
+        logger.warning("expnum %d, %d CCDs from %s: %s", failed[0].expnum, len(failed), failed[0].ccdname, words)
