@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from hpcqa.errors import ConfigError
 from hpcqa.survey.coded import Coded, pairs
 
 IMAGES_FOLDER = "images"
+Listing = Callable[[str], frozenset[str] | None]
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,10 @@ def locate(names: Coded, tables: Coded, folders: Sequence[Path]) -> Located:
         folders: tried in turn, each with the whole relative name and with the bare file name.
     """
     combinations, index = pairs(tables.codes, names.codes, len(names.words))
+    beside = [[str(Path(table).parent / IMAGES_FOLDER)] for table in tables.words]
+    roots = [[str(folder) for folder in folders]] * len(beside) if folders else beside
     listing = cache(_listing)
-    found = []
-    for table, name in combinations:
-        roots = list(folders) or [Path(tables.words[table]).parent / IMAGES_FOLDER]
-        found.append(_find(names.words[name], roots, listing))
+    found = [_find(names.words[name], roots[table], listing) for table, name in combinations]
     codes = index.astype(np.int32)
     paths, problems, kinds = zip(*found, strict=True) if found else ((), (), ())
     kind = Coded(codes, kinds)
@@ -69,21 +69,18 @@ def locate(names: Coded, tables: Coded, folders: Sequence[Path]) -> Located:
     )
 
 
-def _find(name: str, roots: Sequence[Path], listing: object) -> tuple[str, str, str]:
+def _find(name: str, roots: Sequence[str], listing: Listing) -> tuple[str, str, str]:
     """The path, or an empty one with the problem in words and its kind (folder or file)."""
-    assert callable(listing)
     if not name:
         return "", "the table gives no image file name", "file"
-    has_folder = False
     for root in roots:
-        for candidate in (os.path.join(root, name), os.path.join(root, os.path.basename(name))):  # noqa: PTH118, PTH119
-            folder, base = os.path.split(candidate)
+        for candidate in (f"{root}/{name}", f"{root}/{name.rpartition('/')[2]}"):
+            folder, _, base = candidate.rpartition("/")
             entries = listing(folder)
             if entries is not None and base in entries:
                 return candidate, "", ""
-        has_folder |= listing(str(root)) is not None
-    where = " nor ".join(str(root) for root in roots)
-    if not has_folder:
+    where = " nor ".join(roots)
+    if all(listing(root) is None for root in roots):
         return "", f"no folder {where}", "folder"
     return "", f"no {name} in {where}", "file"
 

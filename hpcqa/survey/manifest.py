@@ -112,7 +112,7 @@ def build(rows: tables.CcdRows, config: Config, folders: Sequence[Path]) -> dict
         camera=camera,
         plver=rows.text["plver"],
         plprocid=rows.text["plprocid"],
-        preference=prefer_images(image, modules.values()),
+        preference=lambda some: prefer_images(image, some, modules.values()),
         table=rows.table,
     )
     for word, instrument in modules.items():
@@ -225,15 +225,16 @@ def cut_missing(ledger: Ledger, located: Located, rows: tables.CcdRows) -> None:
             logger.warning("%s: %d rows without an image, first: %s.", rows.table.words[code], count, said)
 
 
-def prefer_images(image: Coded, modules: Iterable[Instrument | None]) -> np.ndarray:
-    """0 for rows whose file name says it is an image, 1 for others: int8 (N,)."""
+def prefer_images(image: Coded, rows: np.ndarray, modules: Iterable[Instrument | None]) -> np.ndarray:
+    """0 for rows whose file name says it is an image, 1 for others: int64, as `rows`."""
     known = [module for module in modules if module is not None]
 
     def rank(word: str) -> int:
         names = [module.parse_file_name(Path(word)) for module in known]
         return 0 if any(name is not None and name.prodtype == "image" for name in names) else 1
 
-    return image.ask(rank, np.int8)
+    codes, index = distinct(image.codes[rows])
+    return np.asarray(np.array([rank(image.words[code]) for code in codes], np.int64)[index])
 
 
 def name_nights(mjd_obs: np.ndarray, camera: Coded, modules: dict[str, Instrument | None]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def resolve(
     camera: Coded,
     plver: Coded,
     plprocid: Coded,
-    preference: np.ndarray,
+    preference: Callable[[np.ndarray], np.ndarray],
     table: Coded,
 ) -> None:
     """Leave one processing of each exposure and one row of each CCD; say in the ledger what took a row's place.
@@ -54,7 +55,8 @@ def resolve(
     Only rows that nothing else cuts take the place of others: a later version whose files are missing does not.
 
     Args:
-        preference: int (N,); of two rows of one processing the smaller is taken, then the earlier in the tables.
+        preference: of some rows, by their indices: int (M,); of two rows of one processing the smaller is taken, then
+            the earlier in the tables.
     """
     exposures, exposure = distinct(expnum)
     rank, processings = ranked(plver, plprocid)
@@ -78,21 +80,28 @@ def _cut_other_cameras(ledger: Ledger, exposure: np.ndarray, num_exposures: int,
 
 
 def _cut_repeats(
-    ledger: Ledger, exposure: np.ndarray, ccdnum: np.ndarray, preference: np.ndarray, table: Coded
+    ledger: Ledger,
+    exposure: np.ndarray,
+    ccdnum: np.ndarray,
+    preference: Callable[[np.ndarray], np.ndarray],
+    table: Coded,
 ) -> None:
     rows = np.flatnonzero(ledger.open_rows)
     if not len(rows):
         return
     ccd = ccdnum[rows].astype(np.int64)
     key = exposure[rows] * (int(ccd.max()) + 2) + ccd + 1
+    sorted_keys = np.sort(key)
+    repeated_keys = np.unique(sorted_keys[1:][sorted_keys[1:] == sorted_keys[:-1]])
+    if not len(repeated_keys):
+        return
+    contested = np.isin(key, repeated_keys)
+    rows, key = rows[contested], key[contested]
     # Stable: rows of equal preference stay in the order of the tables.
-    order = np.argsort(preference[rows], kind="stable") if preference[rows].any() else np.arange(len(rows))
-    order = order[np.argsort(key[order], kind="stable")]
+    order = np.lexsort((preference(rows), key))
     first = np.ones(len(order), bool)
     first[1:] = key[order][1:] != key[order][:-1]
     repeated = rows[order[~first]]
-    if not len(repeated):
-        return
     taken = order[first][np.cumsum(first) - 1][~first]
     where = np.zeros(len(ledger.bits), bool)
     where[repeated] = True
