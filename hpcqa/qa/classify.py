@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from pathlib import Path
 
+from hpcqa import __version__
 from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.artifacts.schema import Provenance, Schema
@@ -17,6 +19,7 @@ from hpcqa.qa import classifier_file
 from hpcqa.qa.classifier import Classifier
 from hpcqa.qa.decisions import Part, ccd_table, exposure_table, make_part, merge_parts
 from hpcqa.qa.embedded import ExposureTable, embedding_paths, read_embedding
+from hpcqa.qa.exports import Source, write_exports
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ OUTPUTS: tuple[tuple[str, Schema], ...] = (
 
 MANIFEST_COLUMNS = (
     *("expnum", "ccdnum", "ccdname", "camera", "band", "night", "plver", "plprocid"),
-    *("table", "table_row", "cuts", "cut_detail"),
+    *("table", "table_row", "cuts", "cut_detail", "ccd_cuts"),
 )
 
 
@@ -55,6 +58,11 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
 def _parents(folder: RunFolder, paths: list[Path]) -> dict[str, str]:
     every = [*paths, folder.need("classifier", "fit"), folder.need("manifest", "manifest")]
     return {folder.relative(path): store.read_provenance(path).content for path in every}
+
+
+def _source(folder: RunFolder) -> Source:
+    made = store.read_provenance(folder.need("classifier", "fit"))
+    return Source(__version__, made.content, dt.datetime.fromisoformat(made.created).date())
 
 
 def _decide_share(
@@ -88,6 +96,9 @@ def _write(
     ccds = ccd_table(manifest, part, classifier.mode, words, config.classify)
     exposures = exposure_table(manifest, part, ccds, classifier, config.classify)
     store.write_table(folder.output("ccd_decisions"), catalog.CCD_DECISIONS, ccds.columns, provenance)
+    cuts = manifest["ccd_cuts"]
+    write_exports(folder.output("exports"), exposures, ccds.columns, cuts, _source(folder))
+    # The table of exposures comes last: where it is current, so is the rest.
     store.write_table(folder.output("decisions"), catalog.DECISIONS, exposures, provenance)
     counts = {name: int((exposures["verdict"] == name).sum()) for name in ("bad", "review", "good", "undecided")}
     logger.info("classify: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))

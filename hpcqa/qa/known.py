@@ -65,5 +65,8 @@ def as_examples(embedded: Embedded, known: Known) -> Examples:
     whole, reasons = known.whole(embedded.expnum)
     ccd, ccd_reasons = known.ccds(np.repeat(embedded.expnum, sizes), embedded.ccdnum)
     if len(sizes):
-        reasons = reasons | np.bitwise_or.reduceat(ccd_reasons, embedded.raw.starts)
+        of_ccds = np.bitwise_or.reduceat(ccd_reasons, embedded.raw.starts)
+        # Where the CCDs' own labels explain all that is said of the exposure, it is bad in those CCDs alone.
+        whole[(whole == BAD) & (of_ccds != 0) & (reasons & ~of_ccds == 0)] = UNKNOWN
+        reasons = reasons | of_ccds
     return Examples(embedded.raw, embedded.expnum, embedded.night, embedded.ccdnum, whole, reasons, ccd, ccd_reasons)

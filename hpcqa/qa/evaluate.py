@@ -1,0 +1,273 @@
+"""The evaluate stage: decisions against exposures that the classifier has not seen, and against controls.
+
+Controls are the same neighbours on less: numbers alone, networks alone, an untrained network; and the published recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcqa.artifacts import catalog, store
+from hpcqa.artifacts.folder import RunFolder
+from hpcqa.config import Config
+from hpcqa.config.frozen import stage_digest
+from hpcqa.parallel.ranks import Ranks
+from hpcqa.qa import metrics
+from hpcqa.qa.blocks import CHANNELS, NumberScale, Raw
+from hpcqa.qa.embedded import ExposureTable, embedding_paths, read_embeddings
+from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, read_examples, recipe_of
+from hpcqa.qa.known import Known
+from hpcqa.qa.learn import BAD, GOOD, Examples, learn, what_is_missing
+from hpcqa.qa.published import VIEW, published_scores
+from hpcqa.reasons import REASONS
+
+logger = logging.getLogger(__name__)
+
+FEW_CCDS = 2
+FALSE_RATE = 0.01
+VERDICTS = ("bad", "review", "good", "undecided")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Exposures with a known answer that the classifier has not learned from, by increasing number.
+
+    Attributes:
+        expnum: int64; night: int32; bad: bool; reasons: int64 bits.
+        few: bool, bad in one or two CCDs only.
+        novel: bool, bad for reasons none of which occurs in the labels.
+    """
+
+    expnum: np.ndarray
+    night: np.ndarray
+    bad: np.ndarray
+    reasons: np.ndarray
+    few: np.ndarray
+    novel: np.ndarray
+
+    def select(self, rows: np.ndarray) -> Truth:
+        return Truth(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+
+
+def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
+    """Write evaluation.json; a sentence instead of figures where there is nothing to compare with."""
+    if not ranks.is_first:
+        return
+    output, parents = folder.output("evaluation"), _parents(folder)
+    digest = stage_digest(config, "evaluate")
+    if _is_current(output, digest, parents):
+        logger.info("evaluate: %s is current", output)
+        return
+    content = {"config_digest": digest, "parents": parents, **evaluate(config, folder)}
+    store.write_json(output, content)
+    if content["missing"]:
+        logger.warning("evaluate: %s", content["missing"])
+        return
+    found = content["figures"]["average_precision"]
+    logger.info(
+        "evaluate: average precision %.3f (%.3f to %.3f) on %d exposures against %s",
+        *(found["value"], found["low"], found["high"], content["exposures"], content["against"]),
+    )
+
+
+def _parents(folder: RunFolder) -> dict[str, str]:
+    names = (("decisions", "classify"), ("ccd_decisions", "classify"), ("labels", "manifest"))
+    paths = [folder.need(name, stage) for name, stage in names]
+    paths += [path for path in [folder.find("truth")] if path is not None]
+    control = folder.find("embeddings-untrained")
+    paths += sorted(control.glob("shard-*.h5")) if control is not None else []
+    return {folder.relative(path): store.read_provenance(path).content for path in paths}
+
+
+def _is_current(path: Path, digest: str, parents: Mapping[str, str]) -> bool:
+    if not path.exists():
+        return False
+    content = store.read_json(path)
+    return bool(content.get("config_digest") == digest and content.get("parents") == dict(parents))
+
+
+def evaluate(config: Config, folder: RunFolder) -> dict[str, Any]:
+    """The content of evaluation.json."""
+    columns = store.read_table(folder.need("manifest", "manifest"), catalog.MANIFEST, MANIFEST_COLUMNS)
+    exposures = ExposureTable.of_manifest(columns)
+    known = fit_labels(config, folder, exposures)
+    truth, against = find_truth(folder, exposures, known)
+    decisions = store.read_table(folder.need("decisions", "classify"), catalog.DECISIONS)
+    place = np.searchsorted(decisions["expnum"], truth.expnum)
+    p_bad, verdict = decisions["p_bad"][place].astype(np.float64), decisions["verdict"][place]
+    decided = np.isfinite(p_bad)
+    chosen = truth.select(decided)
+    content: dict[str, Any] = {
+        "against": against,
+        "exposures": len(chosen.expnum),
+        "bad": int(chosen.bad.sum()),
+        "undecided": int((~decided).sum()),
+        "nights": len(np.unique(chosen.night)),
+        "missing": "",
+        "confusion": confusion(truth.bad, verdict),
+    }
+    if not chosen.bad.any() or chosen.bad.all():
+        what = f"{int(chosen.bad.sum())} bad and {int((~chosen.bad).sum())} good"
+        content["missing"] = f"{what} decided exposures with a known answer outside the labels, both kinds are needed"
+        return content
+    weights = metrics.night_weights(chosen.night, config.evaluate.bootstrap, config.seed)
+    content |= describe(chosen, p_bad[decided], weights)
+    named = [str(text).split(",") for text in decisions["reasons"][place][decided]]
+    content["reasons"] = by_reason(chosen, p_bad[decided], named, known, weights)
+    content["controls"] = controls(config, folder, exposures, known, chosen, weights)
+    return content
+
+
+def find_truth(folder: RunFolder, exposures: ExposureTable, known: Known) -> tuple[Truth, str]:
+    """Exposures outside `known` with a known answer, and what says so."""
+    path = folder.find("truth")
+    name = "truth" if path is not None else "labels"
+    statements = store.read_table(path or folder.need("labels", "manifest"), catalog.LABELS)
+    everything = Known.of_labels(statements)
+    outside = np.isin(everything.expnum, exposures.expnum) & ~np.isin(everything.expnum, known.exposures())
+    truth = as_truth(everything.select(outside), exposures, known)
+    return truth, "the truth table, on exposures without a label" if name == "truth" else "labels of held-out nights"
+
+
+def as_truth(answers: Known, exposures: ExposureTable, known: Known) -> Truth:
+    """Answers on exposures: an exposure is bad as a whole or in a CCD, and good only if said so of the whole."""
+    expnum = answers.exposures()
+    whole, reasons = answers.whole(expnum)
+    single = answers.select((answers.ccdnum >= 0) & answers.bad)
+    place = np.searchsorted(expnum, single.expnum)
+    num_ccds = np.bincount(place, minlength=len(expnum))
+    of_ccds = np.zeros(len(expnum), np.int64)
+    np.bitwise_or.at(of_ccds, place, single.reasons)
+    few = (num_ccds > 0) & (num_ccds <= FEW_CCDS) & (reasons & ~of_ccds == 0)
+    bad = (whole == BAD) | (num_ccds > 0)
+    seen = int(np.bitwise_or.reduce(known.reasons)) if len(known.reasons) else 0
+    every = reasons | of_ccds
+    night = exposures.night[exposures.rows(expnum, "truth")]
+    truth = Truth(expnum, night, bad, every, few, bad & (every & seen == 0))
+    return truth.select(np.flatnonzero(bad | (whole == GOOD)))
+
+
+def confusion(bad: np.ndarray, verdict: np.ndarray) -> dict[str, Any]:
+    """Counts of verdicts for good and for bad exposures."""
+    return {
+        "verdicts": list(VERDICTS),
+        "good": [int((~bad & (verdict == name)).sum()) for name in VERDICTS],
+        "bad": [int((bad & (verdict == name)).sum()) for name in VERDICTS],
+    }
+
+
+def figures(truth: Truth, score: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """Average precision, ROC area and recalls at the false-positive rate, each with its interval."""
+    ranked = metrics.Ranked.of(score, truth.bad)
+    found: dict[str, Any] = {
+        "average_precision": metrics.with_interval(lambda w: metrics.average_precision(ranked, w), weights),
+        "roc_area": metrics.with_interval(lambda w: metrics.roc_area(ranked, w), weights),
+    }
+    for name, rows in (("recall", truth.bad), ("recall_few_ccds", truth.few), ("recall_novel", truth.novel)):
+        found[name] = _recall(ranked, rows, weights)
+    return found
+
+
+def _recall(ranked: metrics.Ranked, rows: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    found = metrics.with_interval(lambda w: metrics.recall_at(ranked, w, rows, FALSE_RATE), weights)
+    return {**found, "count": int(rows.sum())}
+
+
+def describe(truth: Truth, p_bad: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """Figures, curves and calibration of probabilities."""
+    return {
+        "false_rate": FALSE_RATE,
+        "figures": figures(truth, p_bad, weights),
+        "curves": metrics.curves(metrics.Ranked.of(p_bad, truth.bad)),
+        "reliability": metrics.reliability(p_bad, truth.bad),
+        "calibration_error": metrics.calibration_error(p_bad, truth.bad),
+    }
+
+
+def by_reason(
+    truth: Truth, p_bad: np.ndarray, named: list[list[str]], known: Known, weights: np.ndarray
+) -> list[dict[str, Any]]:
+    """Recall at the false-positive rate, and how often the reason was named, for each reason that occurs."""
+    ranked = metrics.Ranked.of(p_bad, truth.bad)
+    rows = []
+    for position, name in enumerate(REASONS):
+        inside = (truth.reasons >> position & 1).astype(bool)
+        if not inside.any():
+            continue
+        labelled = len(np.unique(known.expnum[(known.reasons >> position & 1).astype(bool)]))
+        right = np.mean([name in named[row] for row in np.flatnonzero(inside)])
+        rows.append({"reason": name, "labelled": labelled, "named": float(right), **_recall(ranked, inside, weights)})
+    return rows
+
+
+# Controls -----------------------------------------------------------------------------------------------------------
+
+# Name, sentence, whose embeddings, channels.
+CONTROLS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("numbers", "the measured numbers alone", "embeddings", ("numbers",)),
+    ("untrained", "the untrained network alone", "embeddings-untrained", ("network",)),
+    ("network", "the trained network alone", "embeddings", ("network", "defects")),
+    ("numbers+untrained", "numbers and the untrained network", "embeddings-untrained", ("numbers", "network")),
+    ("numbers+network", "numbers and the trained network", "embeddings", ("numbers", "network", "defects")),
+)
+
+
+def controls(
+    config: Config, folder: RunFolder, exposures: ExposureTable, known: Known, truth: Truth, weights: np.ndarray
+) -> list[dict[str, Any]]:
+    """The same figures for each control, on the same exposures."""
+    rows = []
+    for artifact in ("embeddings", "embeddings-untrained"):
+        if folder.find(artifact) is None:
+            continue
+        task = _Task.of(config, folder, exposures, known, truth, artifact)
+        if task is None:
+            continue
+        for name, doc, source, channels in CONTROLS:
+            if source == artifact:
+                rows.append({"name": name, "doc": doc, **figures(truth, task.score(config, channels), weights)})
+        if VIEW in task.examples.raw.ccd:
+            score = published_scores(task.examples, task.raw)
+            doc = f"the published recipe on the {VIEW} view, {'un' if 'un' in artifact else ''}trained network"
+            name = "published-untrained" if "untrained" in artifact else "published"
+            rows.append({"name": name, "doc": doc, **figures(truth, score, weights)})
+    return rows
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Labelled exposures and those to score, from one folder of embeddings."""
+
+    examples: Examples
+    scale: NumberScale
+    raw: Raw
+    expnum: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        folder: RunFolder,
+        exposures: ExposureTable,
+        known: Known,
+        truth: Truth,
+        artifact: str,
+    ) -> _Task | None:
+        paths = embedding_paths(folder, artifact)
+        examples, scale, _ = read_examples(config, folder, paths, exposures, known)
+        embedded = read_embeddings(paths, exposures, scale, truth.expnum)
+        if what_is_missing(examples) or not np.array_equal(embedded.expnum, truth.expnum):
+            return None
+        return cls(examples, scale, embedded.raw, embedded.expnum)
+
+    def score(self, config: Config, channels: tuple[str, ...]) -> np.ndarray:
+        usable = tuple(name for name in channels if all(block in self.raw.ccd for block in CHANNELS[name]))
+        learned = learn(self.examples, self.scale, dataclasses.replace(recipe_of(config), channels=usable))
+        return np.asarray(learned.decide(self.raw, self.expnum).p_bad)
