@@ -23,20 +23,45 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 # Slurm's own default ports are left alone, so that a test cluster can stand beside a real one.
-CONTROLLER_PORT = 16817
-NODE_PORT = 17001
-DATABASE_PORT = 16819
-MARIADB_PORT = 16306
+FIRST_PORT = 16817
 WAIT_S = 30.0
 
 
-def slurm_conf(folder: Path, *, nodes: int, cpus: int, memory: int, gpus: int, accounting: bool, host: str) -> str:
+@dataclass(frozen=True)
+class Shape:
+    """What the cluster looks like; memory in MB of each node, ports from `port` on."""
+
+    nodes: int = 3
+    cpus: int = 4
+    memory: int = 4000
+    gpus: int = 2
+    accounting: bool = False
+    port: int = FIRST_PORT
+
+    @property
+    def database_port(self) -> int:
+        return self.port + 1
+
+    @property
+    def mariadb_port(self) -> int:
+        return self.port + 2
+
+    @property
+    def node_ports(self) -> str:
+        return str(self.port + 3) if self.nodes == 1 else f"[{self.port + 3}-{self.port + 2 + self.nodes}]"
+
+    @property
+    def node_names(self) -> str:
+        return "n1" if self.nodes == 1 else f"n[1-{self.nodes}]"
+
+
+def slurm_conf(folder: Path, shape: Shape, host: str) -> str:
     """The text of slurm.conf; names of nodes are n1, n2, ... and all are this host."""
-    last = f"[1-{nodes}]"
-    gres = f" Gres=gpu:{gpus}" if gpus else ""
+    gres = f" Gres=gpu:{shape.gpus}" if shape.gpus else ""
     lines = [
         "ClusterName=local",
         f"SlurmctldHost={host}(127.0.0.1)",
@@ -46,7 +71,7 @@ def slurm_conf(folder: Path, *, nodes: int, cpus: int, memory: int, gpus: int, a
         "CredType=cred/munge",
         f"AuthInfo=socket={folder}/run/munge.sock",
         "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny",
-        f"SlurmctldPort={CONTROLLER_PORT}",
+        f"SlurmctldPort={shape.port}",
         f"SlurmctldPidFile={folder}/run/slurmctld.pid",
         f"SlurmctldLogFile={folder}/log/slurmctld.log",
         f"SlurmdPidFile={folder}/run/slurmd.%n.pid",
@@ -60,7 +85,7 @@ def slurm_conf(folder: Path, *, nodes: int, cpus: int, memory: int, gpus: int, a
         "SwitchType=switch/none",
         "MpiDefault=none",
         "ReturnToService=2",
-        "SlurmdTimeout=15",
+        "SlurmdTimeout=5",
         "KillWait=3",
         "MinJobAge=600",
         "SelectType=select/cons_tres",
@@ -70,32 +95,30 @@ def slurm_conf(folder: Path, *, nodes: int, cpus: int, memory: int, gpus: int, a
         f"JobCompLoc={folder}/log/jobcomp.txt",
         "SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1",
         "MaxArraySize=1001",
-        *(["GresTypes=gpu"] if gpus else []),
-        *_accounting_lines(folder, accounting),
-        f"NodeName=n{last} NodeHostname={host} NodeAddr=127.0.0.1 Port=[{NODE_PORT}-{NODE_PORT + nodes - 1}] "
-        f"CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory={memory}{gres} "
-        "State=UNKNOWN",
-        f"PartitionName=main Nodes=n{last} Default=YES MaxTime=60 DefMemPerCPU=500 State=UP",
+        *(["GresTypes=gpu"] if shape.gpus else []),
+        *_accounting_lines(folder, shape),
+        f"NodeName={shape.node_names} NodeHostname={host} NodeAddr=127.0.0.1 Port={shape.node_ports} "
+        f"CPUs={shape.cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={shape.cpus} ThreadsPerCore=1 "
+        f"RealMemory={shape.memory}{gres} State=UNKNOWN",
+        f"PartitionName=main Nodes={shape.node_names} Default=YES MaxTime=60 DefMemPerCPU=500 State=UP",
     ]
-    if nodes == 1:
-        lines = [line.replace("[1-1]", "1").replace(f"[{NODE_PORT}-{NODE_PORT}]", str(NODE_PORT)) for line in lines]
     return "\n".join(lines) + "\n"
 
 
-def _accounting_lines(folder: Path, accounting: bool) -> list[str]:
-    if not accounting:
+def _accounting_lines(folder: Path, shape: Shape) -> list[str]:
+    if not shape.accounting:
         return ["AccountingStorageType=accounting_storage/none", "JobAcctGatherType=jobacct_gather/none"]
     return [
         "AccountingStorageType=accounting_storage/slurmdbd",
         "AccountingStorageHost=127.0.0.1",
-        f"AccountingStoragePort={DATABASE_PORT}",
+        f"AccountingStoragePort={shape.database_port}",
         f"AccountingStoragePass={folder}/run/munge.sock",
         "JobAcctGatherType=jobacct_gather/linux",
         "JobAcctGatherFrequency=1",
     ]
 
 
-def slurmdbd_conf(folder: Path) -> str:
+def slurmdbd_conf(folder: Path, shape: Shape) -> str:
     """The text of slurmdbd.conf."""
     return "\n".join(
         [
@@ -103,13 +126,13 @@ def slurmdbd_conf(folder: Path) -> str:
             f"AuthInfo=socket={folder}/run/munge.sock",
             "DbdHost=localhost",
             "DbdAddr=127.0.0.1",
-            f"DbdPort={DATABASE_PORT}",
+            f"DbdPort={shape.database_port}",
             "SlurmUser=root",
             f"LogFile={folder}/log/slurmdbd.log",
             f"PidFile={folder}/run/slurmdbd.pid",
             "StorageType=accounting_storage/mysql",
             "StorageHost=127.0.0.1",
-            f"StoragePort={MARIADB_PORT}",
+            f"StoragePort={shape.mariadb_port}",
             "StorageUser=slurm",
             "StoragePass=slurm",
             "StorageLoc=slurm_acct_db",
@@ -132,27 +155,31 @@ def find(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
-def start(folder: Path, *, nodes: int, cpus: int, memory: int, gpus: int, accounting: bool) -> None:
+def start(folder: Path, shape: Shape) -> None:
     """Start everything and wait until every node is idle; stops what it started if that fails."""
-    missing = missing_programs(accounting=accounting)
+    missing = missing_programs(accounting=shape.accounting)
     if missing:
         raise SystemExit(f"not installed: {', '.join(missing)}; apt-get install the packages named in {__file__}.")
     if running(folder):
         raise SystemExit(f"{folder}: a cluster runs there already; stop it first.")
-    host = socket.gethostname().split(".")[0]
-    make_folders(folder, nodes)
-    write_configuration(folder, nodes=nodes, cpus=cpus, memory=memory, gpus=gpus, accounting=accounting, host=host)
+    make_folders(folder, shape.nodes)
+    write_configuration(folder, shape, socket.gethostname().split(".")[0])
     try:
         start_munge(folder)
-        if accounting:
-            start_database(folder)
+        if shape.accounting:
+            start_database(folder, shape)
         start_daemon(folder, "slurmctld", [])
-        for number in range(1, nodes + 1):
-            start_daemon(folder, f"slurmd.n{number}", ["-N", f"n{number}"])
-        wait_for_nodes(folder, nodes)
+        for number in range(1, shape.nodes + 1):
+            start_node(folder, number)
+        wait_for_nodes(folder, shape.nodes)
     except BaseException:
         stop(folder)
         raise
+
+
+def start_node(folder: Path, number: int) -> None:
+    """Start one node's slurmd."""
+    start_daemon(folder, f"slurmd.n{number}", ["-N", f"n{number}"])
 
 
 def make_folders(folder: Path, nodes: int) -> None:
@@ -166,19 +193,16 @@ def make_folders(folder: Path, nodes: int) -> None:
         (folder / name).chmod(0o755)
 
 
-def write_configuration(
-    folder: Path, *, nodes: int, cpus: int, memory: int, gpus: int, accounting: bool, host: str
-) -> None:
-    text = slurm_conf(folder, nodes=nodes, cpus=cpus, memory=memory, gpus=gpus, accounting=accounting, host=host)
-    (folder / "etc" / "slurm.conf").write_text(text)
+def write_configuration(folder: Path, shape: Shape, host: str) -> None:
+    (folder / "etc" / "slurm.conf").write_text(slurm_conf(folder, shape, host))
     (folder / "etc" / "cgroup.conf").write_text("CgroupAutomount=no\n")
-    if gpus:
-        (folder / "etc" / "gres.conf").write_text(fake_gpus(folder, nodes, gpus))
-    if accounting:
+    if shape.gpus:
+        (folder / "etc" / "gres.conf").write_text(fake_gpus(folder, shape.nodes, shape.gpus))
+    if shape.accounting:
         file = folder / "etc" / "slurmdbd.conf"
         file.touch(mode=0o600)
         file.chmod(0o600)
-        file.write_text(slurmdbd_conf(folder))
+        file.write_text(slurmdbd_conf(folder, shape))
 
 
 def fake_gpus(folder: Path, nodes: int, gpus: int) -> str:
@@ -228,7 +252,7 @@ def start_daemon(folder: Path, name: str, arguments: list[str]) -> None:
         )
 
 
-def start_database(folder: Path) -> None:
+def start_database(folder: Path, shape: Shape) -> None:
     """MariaDB with a database for slurmdbd, then slurmdbd, which must listen before slurmctld starts."""
     data = folder / "mariadb"
     if not data.exists():
@@ -242,7 +266,7 @@ def start_database(folder: Path) -> None:
         f"--socket={folder}/run/mariadb.sock",
         f"--pid-file={folder}/run/mariadbd.pid",
         f"--log-error={folder}/log/mariadbd.log",
-        f"--port={MARIADB_PORT}",
+        f"--port={shape.mariadb_port}",
         "--bind-address=127.0.0.1",
         "--innodb-buffer-pool-size=32M",
     ]
@@ -258,7 +282,7 @@ def start_database(folder: Path) -> None:
         ):
             subprocess.run([*client, sentence], check=True, **quiet)
     start_daemon(folder, "slurmdbd", [])
-    wait_until(lambda: listens(DATABASE_PORT), "slurmdbd does not listen", folder)
+    wait_until(lambda: listens(shape.database_port), "slurmdbd does not listen", folder)
     # A controller of a cluster that the database does not know would keep its records to itself.
     command = [find("sacctmgr") or "sacctmgr", "--immediate", "add", "cluster", "local"]
     subprocess.run(command, env=environment(folder), check=False, **quiet)
@@ -404,28 +428,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("start", "stop", "status", "env"))
     parser.add_argument("folder", type=Path, help="where everything of this cluster lives")
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--cpus", type=int, default=4, help="cores that each node claims to have")
-    parser.add_argument("--memory", type=int, default=4000, help="MB that each node claims to have")
-    parser.add_argument("--gpus", type=int, default=2, help="fake GPUs of each node")
+    parser.add_argument("--nodes", type=int, default=Shape.nodes)
+    parser.add_argument("--cpus", type=int, default=Shape.cpus, help="cores that each node claims to have")
+    parser.add_argument("--memory", type=int, default=Shape.memory, help="MB that each node claims to have")
+    parser.add_argument("--gpus", type=int, default=Shape.gpus, help="fake GPUs of each node")
     parser.add_argument("--accounting", action="store_true", help="with slurmdbd, so that sacct works")
-    arguments = parser.parse_args()
-    folder = arguments.folder.absolute()
-    if arguments.command == "start":
-        start(
-            folder,
-            nodes=arguments.nodes,
-            cpus=arguments.cpus,
-            memory=arguments.memory,
-            gpus=arguments.gpus,
-            accounting=arguments.accounting,
-        )
+    parser.add_argument("--port", type=int, default=FIRST_PORT, help="first of the ports that it listens on")
+    values = vars(parser.parse_args())
+    command, folder = values.pop("command"), values.pop("folder").absolute()
+    if command == "start":
+        start(folder, Shape(**values))
+    if command in ("start", "env"):
         say(f"export SLURM_CONF={folder}/etc/slurm.conf")
-    elif arguments.command == "stop":
+    if command == "stop":
         stop(folder)
-    elif arguments.command == "env":
-        say(f"export SLURM_CONF={folder}/etc/slurm.conf")
-    return status(folder) if arguments.command == "status" else 0
+    return status(folder) if command == "status" else 0
 
 
 if __name__ == "__main__":

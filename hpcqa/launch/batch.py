@@ -37,6 +37,11 @@ def check(config: Config, stage: Stage) -> None:
         )
     if stage.ranks != "tasks" and asked.jobs > 1:
         raise ConfigError(f"{key}.jobs={asked.jobs}: {stage.name} runs as one job; widen it with {key}.nodes.")
+    if asked.minutes * 60 <= cluster.signal_s:
+        raise ConfigError(
+            f"{key}.minutes={asked.minutes}: expected more than cluster.signal_s={cluster.signal_s} s, the time that a "
+            "job needs to stop and be requeued."
+        )
     _check_limits(key, asked, cluster)
     if stage.ranks == "torch" and 0 < asked.gpus_per_node < asked.tasks_per_node:
         raise ConfigError(

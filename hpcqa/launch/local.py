@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.05
 # Between the polite signal and the last one.
 GRACE_S = 10.0
+JOB_MODULE = "hpcqa.launch.job"
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -78,7 +79,7 @@ def plan(run: Path, stage: Stage, tasks: int, environ: Mapping[str, str], *, cor
     each = max(1, cores // tasks)
     base = {key: value for key, value in environ.items() if key not in STALE and not key.startswith(STALE_PREFIXES)}
     base |= thread_variables(environ, each) | {"HPCQA_PARENT": str(os.getpid()), "HPCQA_CORES": str(each)}
-    job = ("-m", "hpcqa.launch.job", str(run), stage.name)
+    job = ("-m", JOB_MODULE, str(run), stage.name)
     if stage.ranks == "mpi":
         command = (find_mpiexec(Path(sys.prefix)), "-n", str(tasks), sys.executable, "-m", "mpi4py", *job)
         return [Process(-1, command, base | root_variables())]

@@ -1,7 +1,7 @@
 """Asked to stop: time is nearly up, or a more urgent job wants the node.
 
-The scheduler sends SIGUSR2 to every rank some time before the end, and the job shall be queued again; SIGTERM comes from
-someone who cancels it, or who queues it again himself. A stage whose pieces are files stops at once, at the next
+The scheduler sends SIGUSR2 to every rank some time before the end, and the job shall be queued again; SIGTERM comes
+from someone who cancels it, or who queues it again himself. A stage whose pieces are files stops at once, at the next
 Python instruction: finished files stay, the piece in hand is dropped, and the next start does the rest. Training only
 raises a flag: its loop asks `requested()` between steps, lets all ranks agree, saves, and raises `Preempted` itself.
 """
