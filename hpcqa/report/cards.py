@@ -13,17 +13,18 @@ import numpy as np
 
 from hpcqa.errors import DataError
 from hpcqa.instruments import for_camera
-from hpcqa.instruments.base import Ccd, Instrument
+from hpcqa.instruments.base import Instrument
 from hpcqa.report import figures
 from hpcqa.report.choose import Choice
 from hpcqa.report.collect import Collected
-from hpcqa.report.pictures import Mosaic, Place, enlarge, mosaic
+from hpcqa.report.pictures import Mosaic, Place, enlarge, mosaic, upright
 from hpcqa.report.viewer import ExposureViews
 
 logger = logging.getLogger(__name__)
 
-PLANE_WIDTH = 640
+PLANE_WIDTH, SHEET_WIDTH = 640, 2400
 WORST = 3
+EXTENT = {"exposure": "the whole exposure", "ccds": "single CCDs only"}
 # The background maps are asinh(z / 2) of their deviation; three of these units are 20 sigma, already gross.
 BACKGROUND_REACH = 3.0
 
@@ -49,6 +50,15 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Stamp:
+    """One of the worst CCDs: the whole of it, and its stars."""
+
+    ccdname: str
+    p_bad: float
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
 class Card:
     """One exposure."""
 
@@ -63,7 +73,7 @@ class Card:
     known: str
     ccds: tuple[tuple[int, str], ...]
     planes: tuple[Picture, ...]
-    stamps: tuple[Picture, ...]
+    stamps: tuple[Stamp, ...]
     no_pictures: str
 
 
@@ -115,17 +125,18 @@ def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     counts = f"{row['num_decided']} of {row['num_ccds']} decided, {row['num_bad_ccds']} bad by themselves"
     found = (
         ("Why", (str(row["why"]),) if row["why"] else ()),
-        ("Evidence", split_words(str(row["evidence"]))),
+        ("Stands out (σ)", split_words(str(row["evidence"]))),
         ("Worst CCDs", split_words(str(row["worst_ccds"]))),
         ("Nearest labelled", split_words(str(row["nearest"]))),
+        ("Extent", (EXTENT.get(str(row["extent"]), ""),)),
         ("CCDs", (counts,)),
     )
-    return tuple((name, entries) for name, entries in found if entries)
+    return tuple((name, entries) for name, entries in found if any(entries))
 
 
 def _pictures(
     expnum: int, camera: str, worst: Sequence[tuple[int, float]], views: Views | None, images: Path
-) -> tuple[tuple[Picture, ...], tuple[Picture, ...], str]:
+) -> tuple[tuple[Picture, ...], tuple[Stamp, ...], str]:
     """Focal planes, stamps of the worst CCDs, and in words why there are none."""
     instrument = for_camera(camera)
     if views is None or expnum not in views or instrument is None:
@@ -143,8 +154,8 @@ def _pictures(
 def _planes(
     seen: ExposureViews, instrument: Instrument, worst: Sequence[tuple[int, float]], images: Path
 ) -> tuple[Picture, ...]:
-    context = mosaic(seen.context, instrument.ccds, instrument.shape, instrument.pixel_scale, PLANE_WIDTH)
-    background = mosaic(seen.background, instrument.ccds, instrument.shape, instrument.pixel_scale, PLANE_WIDTH)
+    context = mosaic(seen.context, instrument, PLANE_WIDTH)
+    background = mosaic(_alike(seen.background, seen.context), instrument, PLANE_WIDTH)
     outlined = tuple(place for number, _ in worst if (place := context.place(number)) is not None)
     return (
         _plane(
@@ -183,33 +194,39 @@ def _plane(
 
 def _stamps(
     seen: ExposureViews, instrument: Instrument, worst: Sequence[tuple[int, float]], images: Path
-) -> tuple[Picture, ...]:
-    """Context and detail of each of the worst CCDs."""
+) -> tuple[Stamp, ...]:
     names = {ccd.ccdnum: ccd.ccdname for ccd in instrument.ccds}
     found = []
     for number, p_bad in worst:
         if number not in seen.context:
             continue
         name = names.get(number, str(number))
-        said = f"{name}, p = {p_bad:.2f}" if np.isfinite(p_bad) else name
-        for view, images_of, words in (
-            ("context", seen.context, "whole CCD"),
-            ("detail", seen.detail, "stars and sky at full resolution"),
-        ):
+        views = (
+            ("context", upright(seen.context[number], instrument), "the whole CCD"),
+            ("detail", seen.detail[number], "stars and sky at full resolution"),
+        )
+        pictures = []
+        for view, pixels, words in views:
             file = f"{seen.expnum}-{number}-{view}.png"
-            pixels = images_of[number].T if view == "context" else images_of[number]
             (images / file).write_bytes(figures.png(figures.grey(pixels)))
             alt = f"CCD {name} of exposure {seen.expnum}: {words}"
-            found.append(Picture(f"images/{file}", alt, f"{said}: {words}", pixels.shape[1], pixels.shape[0]))
+            pictures.append(Picture(f"images/{file}", alt, words, pixels.shape[1], pixels.shape[0]))
+        found.append(Stamp(name, p_bad, tuple(pictures)))
     return tuple(found)
+
+
+def _alike(maps: Mapping[int, np.ndarray], views: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """Maps enlarged to about the size of other views of the same CCDs, so that both mosaics have one scale."""
+    factors = [views[number].shape[0] // image.shape[0] for number, image in maps.items() if number in views]
+    factor = max(1, min(factors, default=1))
+    return {number: enlarge(image, factor) for number, image in maps.items()}
 
 
 def sheet(seen: ExposureViews, instrument: Instrument, lines: Sequence[str], stream: BinaryIO) -> None:
     """One PNG of everything the network sees of an exposure: context, background, details, focal plane."""
-    ccds: Sequence[Ccd] = instrument.ccds
-    shape, scale = instrument.shape, instrument.pixel_scale
-    context = mosaic(seen.context, ccds, shape, scale, 2400)
-    background = mosaic(seen.background, ccds, shape, scale, 2400)
+    context = mosaic(seen.context, instrument, SHEET_WIDTH)
+    background = mosaic(_alike(seen.background, seen.context), instrument, SHEET_WIDTH)
+    plane = seen.focal_plane.T[::-1]  # its rows grow with x and its columns with y
     missing = tuple(
         (float(place.left), float(place.top), float(place.width), float(place.height), place.ccdname)
         for place in context.places
@@ -223,7 +240,7 @@ def sheet(seen: ExposureViews, instrument: Instrument, lines: Sequence[str], str
         ),
         figures.Panel("detail: stars and sky at full resolution", figures.grey(_tiled(seen.detail))),
         figures.Panel(
-            "focal plane, as one image", figures.diverging(enlarge(seen.focal_plane, 4), reach=BACKGROUND_REACH)
+            "focal plane, as one image", figures.diverging(enlarge(plane, 4), reach=BACKGROUND_REACH)
         ),
     ]
     figures.sheet(stream, f"Exposure {seen.expnum} as the network sees it", lines, panels)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from hpcqa.report import figures
 from hpcqa.report.accounting import VERDICTS
 
-NOVELTY_BINS = np.linspace(-2, 12, 43)
+NOVELTY_BINS = np.linspace(-2, 20, 45)
 P_BINS = np.linspace(0, 1, 41)
 
 
@@ -28,6 +28,7 @@ class Chart:
     markup: Markup
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
+    span: int = 1  # columns of the page's grid
 
 
 def figure(text: str) -> Markup:
@@ -48,8 +49,8 @@ def distributions(decisions: Mapping[str, np.ndarray]) -> list[Chart]:
             "novelty",
             NOVELTY_BINS,
             "Novelty",
-            "distance to labelled-good exposures, in their own scatter",
-            "High values are unlike anything labelled good; values beyond the axis count at its ends.",
+            "distance to good exposures, in their scatter",
+            "High values are unlike anything labelled good.",
         ),
     ):
         groups = {name: decisions[column][verdict == name] for name in shown}
@@ -73,7 +74,7 @@ def training(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
     charts = []
     losses = {name: series(metrics, name) for name in _names(metrics, "loss")}
     if losses:
-        charts.append(_over_steps("losses", "Losses", "Mean over the steps between two lines of the log.", losses, "loss"))
+        charts.append(_over_steps("losses", "Losses", "Self-supervised losses of the student; their sum on top.", losses, "loss"))
     ranks = {name: series(metrics, name) for name in _names(metrics, "rank")}
     if ranks:
         note = "Effective number of dimensions in use; a fall towards 1 is collapse."
@@ -139,21 +140,3 @@ def _over_steps(
     rows += [(key.replace("_", " "), f"{value:.3g}", f"{value:.3g}") for key, value in (flat or {}).items()]
     return Chart(title, note, figure(markup), ("", "first", "last"), rows)
 
-
-@dataclass(frozen=True)
-class Tile:
-    name: str
-    value: str
-    more: str = ""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    present: bool = False
-    lead: str = ""
-    tiles: Sequence[Tile] = ()
-    charts: Sequence[Chart] = ()
-
-
-def evaluation(content: Mapping[str, Any]) -> Evaluation:
-    return Evaluation()

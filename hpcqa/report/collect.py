@@ -55,6 +55,13 @@ class Collected:
     metrics: tuple[Mapping[str, Any], ...]
     provenance: Mapping[str, Provenance]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    labelled: frozenset[int] = frozenset()
+
+    def unseen(self) -> dict[int, Known]:
+        """What the truth says of the exposures that no label names; empty without a truth table."""
+        if self.known_source != "truth":
+            return {}
+        return {expnum: known for expnum, known in self.known.items() if expnum not in self.labelled}
 
 
 def collect(folder: RunFolder) -> Collected:
@@ -77,6 +84,7 @@ def collect(folder: RunFolder) -> Collected:
         metrics=_metrics(folder),
         provenance=_provenance(folder),
         settings=_classifier_settings(folder),
+        labelled=_labelled(folder),
     )
 
 
@@ -122,6 +130,11 @@ def _known(folder: RunFolder) -> tuple[dict[int, Known], str]:
             if found:
                 return found, name
     return {}, ""
+
+
+def _labelled(folder: RunFolder) -> frozenset[int]:
+    path = folder.find("labels")
+    return frozenset(read_table(path, LABELS, ("expnum",))["expnum"].tolist()) if path is not None else frozenset()
 
 
 def _evaluation(folder: RunFolder) -> Mapping[str, Any]:
@@ -172,11 +185,6 @@ def _is_short(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.size <= 8
     return len(str(value)) <= 120
-
-
-def file_name(path: Path, folder: RunFolder) -> str:
-    """How the report names a file of the run."""
-    return folder.relative(path)
 
 
 def code_version() -> str:

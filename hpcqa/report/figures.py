@@ -112,31 +112,43 @@ def _draw(name: str, alt: str, size: tuple[float, float], paint: Callable[[Figur
         return _svg(figure, name, alt)
 
 
-def bars(name: str, alt: str, values: Sequence[Bar], *, label: str, high: float = 1.0) -> str:
-    """Horizontal bars from zero with intervals, the first on top."""
+def bars(name: str, alt: str, panels: Sequence[tuple[str, Sequence[Bar]]], *, width: float = 6.4) -> str:
+    """Horizontal bars from zero to one with intervals, the first on top; several panels share the names of their bars.
+
+    Args:
+        name: unique on the page.
+        alt: what the figure shows, in words.
+        panels: label of the axis and bars of each panel, in the same order in all.
+        width: inches.
+    """
+    names = [bar.name for bar in panels[0][1]]
+    rows = np.arange(len(names))[::-1]
 
     def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        rows = np.arange(len(values))[::-1]
-        for row, bar in zip(rows, values, strict=True):
-            colour = VARIABLES[bar.colour]
-            axes.barh(row, np.nan_to_num(bar.value), height=0.62, color=colour, linewidth=0)
-            reach = bar.value
-            if np.isfinite(bar.low) and np.isfinite(bar.high):
-                axes.plot([bar.low, bar.high], [row, row], color=VARIABLES["ink"], linewidth=1.4)
-                reach = max(reach, bar.high)
-            words = f"{bar.value:.2f}" if np.isfinite(bar.value) else "–"
-            words += f"  {bar.note}" if bar.note else ""
-            axes.text(np.nan_to_num(reach) + 0.015 * high, row, words, va="center", ha="left", fontsize=10)
-        axes.set_yticks(rows, [bar.name for bar in values], color=VARIABLES["ink"])
-        axes.set_xlim(0, high * 1.22)
-        axes.set_xticks(np.linspace(0, high, 6))
-        axes.set_ylim(-0.6, len(values) - 0.4)
-        axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel(label)
+        every = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+        for axes, (label, values) in zip(every, panels, strict=True):
+            for row, bar in zip(rows, values, strict=True):
+                _bar(axes, float(row), bar)
+            axes.set_xlim(0, 1.3)
+            axes.set_xticks(np.linspace(0, 1, 6))
+            axes.grid(axis="y", visible=False)
+            axes.spines[["left", "bottom"]].set_visible(False)
+            axes.set_xlabel(label)
+        every[0].set_yticks(rows, names, color=VARIABLES["ink"])
+        every[0].set_ylim(-0.6, len(names) - 0.4)
 
-    return _draw(name, alt, (6.4, 0.85 + 0.36 * max(len(values), 1)), paint)
+    return _draw(name, alt, (width, 0.75 + 0.36 * max(len(names), 1)), paint)
+
+
+def _bar(axes: Any, row: float, bar: Bar) -> None:
+    known = np.isfinite(bar.value)
+    axes.barh(row, bar.value if known else 0.0, height=0.62, color=VARIABLES[bar.colour], linewidth=0)
+    reach = bar.value if known else 0.0
+    if np.isfinite(bar.low) and np.isfinite(bar.high):
+        axes.plot([bar.low, bar.high], [row, row], color=VARIABLES["ink"], linewidth=1.4)
+        reach = max(reach, bar.high)
+    words = f"{bar.value:.2f}" if known else "–"
+    axes.text(reach + 0.02, row, f"{words}  {bar.note}".rstrip(), va="center", ha="left", fontsize=10)
 
 
 def curves(

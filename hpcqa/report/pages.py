@@ -28,7 +28,7 @@ from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.observe import track
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.reasons import REASONS
-from hpcqa.report import accounting, charts, table
+from hpcqa.report import accounting, charts, evaluation, table
 from hpcqa.report.cards import Card, Views, make_card
 from hpcqa.report.choose import interesting
 from hpcqa.report.collect import Collected, code_version, collect, digests
@@ -52,7 +52,7 @@ class Page:
     bands: str
     nights: str
     funnel: accounting.Funnel
-    evaluation: charts.Evaluation
+    evaluation: evaluation.Evaluation
     training: Sequence[charts.Chart]
     distributions: Sequence[charts.Chart]
     cards: Sequence[Card]
@@ -159,7 +159,7 @@ def make_page(
         bands=_different(data.decisions["band"]),
         nights=_span(data.decisions["night"]),
         funnel=accounting.funnel(data.manifest, data.ccds, data.decisions, cut_names),
-        evaluation=charts.evaluation(data.evaluation),
+        evaluation=evaluation.evaluation(data.evaluation, data.decisions, data.unseen()),
         training=charts.training(data.metrics),
         distributions=charts.distributions(data.decisions),
         cards=cards,

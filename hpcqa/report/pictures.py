@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from hpcqa.instruments.base import Ccd
+from hpcqa.instruments.base import Instrument
 
 
 @dataclass(frozen=True)
@@ -45,47 +45,47 @@ def shrink(image: np.ndarray, factor: int) -> np.ndarray:
     return mean
 
 
-def layout(ccds: Sequence[Ccd], view: tuple[int, int], chip: tuple[float, float]) -> tuple[Place, ...]:
-    """Where each CCD's view lies when north is up: images' rows run along +x, their columns against y.
+def upright(view: np.ndarray, camera: Instrument) -> np.ndarray:
+    """A CCD's view as it lies on the focal plane, x to the right and y up."""
+    rows_on_x = camera.rows_along[0] != 0
+    turned = view.T if rows_on_x else view
+    right, up = (camera.rows_along, camera.cols_along) if rows_on_x else (camera.cols_along, camera.rows_along)
+    return turned[:: -1 if up[1] > 0 else 1, :: 1 if right[0] > 0 else -1]
+
+
+def layout(camera: Instrument, view: tuple[int, int]) -> tuple[Place, ...]:
+    """Where each CCD's upright view lies when x grows to the right and y upwards, the whole starting at 0, 0.
 
     Args:
-        ccds: the camera's CCDs.
-        view: rows and columns of one CCD's view.
-        chip: extent of a CCD along its rows and along its columns, in degrees, as `view` covers it.
-
-    Returns:
-        A place for each CCD, `view` transposed in size, the whole starting at 0, 0.
+        camera: its CCDs and their extent.
+        view: rows and columns of one CCD's view, which shows the whole CCD.
     """
-    width, height = view
-    per_x, per_y = view[0] / chip[0], view[1] / chip[1]
-    left = [round(ccd.x * per_x - width / 2) for ccd in ccds]
-    top = [round(-ccd.y * per_y - height / 2) for ccd in ccds]
+    rows_on_x = camera.rows_along[0] != 0
+    chip = [side * camera.pixel_scale / 3600 for side in camera.shape]
+    (width, height), (wide, high) = (view, chip) if rows_on_x else (view[::-1], chip[::-1])
+    left = [round(ccd.x * width / wide - width / 2) for ccd in camera.ccds]
+    top = [round(-ccd.y * height / high - height / 2) for ccd in camera.ccds]
     first_left, first_top = min(left), min(top)
     return tuple(
         Place(ccd.ccdnum, ccd.ccdname, x - first_left, y - first_top, width, height)
-        for ccd, x, y in zip(ccds, left, top, strict=True)
+        for ccd, x, y in zip(camera.ccds, left, top, strict=True)
     )
 
 
-def mosaic(
-    views: Mapping[int, np.ndarray], ccds: Sequence[Ccd], shape: tuple[int, int], pixel_scale: float, widest: int
-) -> Mosaic:
+def mosaic(views: Mapping[int, np.ndarray], camera: Instrument, widest: int) -> Mosaic:
     """The views of an exposure's CCDs at their places, shrunk so that the mosaic is at most about `widest` wide.
 
     Args:
         views: (rows, columns) of equal shape, by CCD number; CCDs without a view stay empty.
-        ccds: the camera's CCDs.
-        shape: rows and columns of a full CCD in native pixels.
-        pixel_scale: arcsec.
+        camera: its CCDs.
         widest: pixels.
     """
     some = next(iter(views.values()), np.zeros((64, 32), np.float32))
-    chip = (shape[0] * pixel_scale / 3600, shape[1] * pixel_scale / 3600)
-    full = layout(ccds, (some.shape[0], some.shape[1]), chip)
+    full = layout(camera, (some.shape[0], some.shape[1]))
     across = max(place.left + place.width for place in full)
     factor = max(1, math.ceil(across / widest))
     size = (max(1, some.shape[0] // factor), max(1, some.shape[1] // factor))
-    places = layout(ccds, size, chip)
+    places = layout(camera, size)
     rows = max(place.top + place.height for place in places)
     columns = max(place.left + place.width for place in places)
     pixels = np.full((rows, columns), np.nan, np.float32)
@@ -94,7 +94,7 @@ def mosaic(
         area = (slice(place.top, place.top + place.height), slice(place.left, place.left + place.width))
         covered[area] = True
         if place.ccdnum in views:
-            pixels[area] = shrink(views[place.ccdnum], factor)[: size[0], : size[1]].T
+            pixels[area] = upright(shrink(views[place.ccdnum], factor)[: size[0], : size[1]], camera)
     return Mosaic(pixels, covered, places)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 Columns = Mapping[str, np.ndarray]
 
 CHUNK_ROWS = 5000
-DETAILS = ("why", "worst_ccds", "nearest", "evidence", "plver", "plprocid")
+DETAILS = ("why", "worst_ccds", "nearest", "evidence", "plver", "plprocid", "extent")
 _ORDER = {"bad": 0, "review": 1, "good": 2}
 
 

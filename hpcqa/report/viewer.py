@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,12 +13,13 @@ from hpcqa.config import Config
 from hpcqa.errors import DataError
 from hpcqa.pixels.dataset import ShardSet
 
-VIEWS = ("context", "background", "detail")
-
 
 @dataclass(frozen=True)
 class ExposureViews:
-    """One exposure: for each view its image (rows, columns) by CCD number; the focal plane; numbers of each CCD."""
+    """One exposure: for each view its image (rows, columns) by CCD number; the focal plane; numbers of each CCD.
+
+    Unknown cells of the background are NaN.
+    """
 
     expnum: int
     context: Mapping[int, np.ndarray]
@@ -42,7 +44,9 @@ class Viewer:
         paths = sorted(where.glob("shard-*.h5"))
         if not paths:
             raise DataError(f"{where}: holds no shard; run `hpcqa shard run={folder.path}` first.")
-        self._set = ShardSet(paths, folder.find("calibration"), config)
+        # A report looks at few exposures: nothing is worth keeping in memory.
+        shard = dataclasses.replace(config.shard, reader_cache=0.0)
+        self._set = ShardSet(paths, folder.find("calibration"), dataclasses.replace(config, shard=shard))
         self._where = where
 
     def __contains__(self, expnum: int) -> bool:
@@ -63,14 +67,15 @@ class Viewer:
         failed = self._set.failed[rows]
         good = rows[failed == 0]
         ccdnum = self._set.ccdnum[good].tolist()
-        images = {
-            view: dict(zip(ccdnum, self._set.batch(view, good).astype(np.float32), strict=True)) for view in VIEWS
-        }
+        context, detail = (self._set.batch(view, good).astype(np.float32) for view in ("context", "detail"))
+        background = self._set.background_sigmas(good)
         numbers = self._set.numbers(good)
         plane = self._set.focal_plane(np.flatnonzero(self._set.exposures == expnum)[:1])
         return ExposureViews(
             expnum=expnum,
-            **images,
+            context=dict(zip(ccdnum, context, strict=True)),
+            background=dict(zip(ccdnum, background, strict=True)),
+            detail=dict(zip(ccdnum, detail, strict=True)),
             focal_plane=plane[0].astype(np.float32),
             failed=dict(zip(self._set.ccdnum[rows].tolist(), failed.tolist(), strict=True)),
             number_names=tuple(self._set.number_names),

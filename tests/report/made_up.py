@@ -18,6 +18,60 @@ from hpcqa.survey.cuts import BIT as CUT_BIT
 
 FIRST = 500001
 CCDS = get("minicam").ccds
+
+
+def _figures(value: float) -> dict[str, object]:
+    def entry(level: float, **more: object) -> dict[str, object]:
+        return {"value": level, "low": max(0.0, level - 0.06), "high": min(1.0, level + 0.05), **more}
+
+    return {
+        "average_precision": entry(value),
+        "roc_area": entry(min(1.0, value + 0.06)),
+        "recall": entry(value - 0.2, count=76),
+        "recall_few_ccds": entry(value - 0.5, count=19),
+        "recall_novel": entry(value - 0.3, count=12),
+    }
+
+
+EVALUATION: dict[str, object] = {
+    "against": "the truth table, on exposures without a label",
+    "exposures": 198,
+    "bad": 76,
+    "undecided": 2,
+    "nights": 12,
+    "missing": "",
+    "false_rate": 0.01,
+    "confusion": {"verdicts": ["bad", "review", "good", "undecided"], "good": [3, 11, 108, 1], "bad": [52, 15, 9, 1]},
+    "figures": _figures(0.91),
+    "curves": {
+        "precision_recall": {
+            "recall": list(np.linspace(0, 1, 60)),
+            "precision": list(1 - 0.6 * np.linspace(0, 1, 60) ** 4),
+        },
+        "roc": {"fpr": list(np.linspace(0, 1, 60)), "tpr": list(np.linspace(0, 1, 60) ** 0.15)},
+    },
+    "reliability": [
+        {"low": n / 10, "high": (n + 1) / 10, "mean_p_bad": n / 10 + 0.05, "share_bad": min(1, n / 9), "count": 40 - 4 * n}
+        for n in range(10)
+    ],
+    "calibration_error": 0.031,
+    "reasons": [
+        {"reason": name, "labelled": number % 4, "named": 0.7, "value": 1 - 0.13 * number, "low": 0.1, "high": 1.0, "count": 9}
+        for number, name in enumerate(("psf", "clouds", "ghost", "amplifier", "noise", "pupil", "edge_glow"))
+    ],
+    "controls": [
+        {"name": name, "doc": name, **_figures(value)}
+        for name, value in (
+            ("numbers", 0.86),
+            ("network", 0.78),
+            ("numbers+network", 0.91),
+            ("published", 0.5),
+            ("untrained", 0.77),
+            ("numbers+untrained", 0.84),
+            ("published-untrained", 0.5),
+        )
+    ],
+}
 KINDS = ("ghost", "clouds", "amplifier", "psf", "out_of_focus", "noise")
 
 
@@ -92,6 +146,7 @@ def _decisions(folder: RunFolder, p_bad: np.ndarray, verdict: np.ndarray, rng: n
         ),
         num_ccds=np.full(count, len(CCDS)),
         num_decided=np.where(lost, 0, len(CCDS)),
+        extent=np.where(verdict == "bad", "ccds", "").astype(object),
         num_bad_ccds=np.where(verdict == "bad", 2, 0),
         worst_ccds=np.full(count, "S4 0.91; N2 0.88; N5 0.40", object),
         nearest=np.full(count, "500012 bad: ghost; 500031 bad: clouds; 500044 good", object),
@@ -169,20 +224,23 @@ class MadeUpViews:
 
     def views(self, expnum: int) -> ExposureViews:
         rng = np.random.default_rng(expnum)
-        context, background, detail = {}, {}, {}
+        sky = rng.normal(0, 0.3, (128, 64))
+        for _ in range(40):
+            row, column = rng.integers(0, 128), rng.integers(0, 64)
+            sky[row : row + 2, column : column + 2] += rng.exponential(2)
         rows, columns = np.mgrid[:128, :64]
-        for ccd in CCDS:
-            image = rng.normal(0, 0.3, (128, 64))
-            for _ in range(25):
-                row, column, flux = rng.uniform(0, 128), rng.uniform(0, 64), rng.exponential(2)
-                image += flux * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 2)
-            if ccd.ccdnum == 5:
-                ring = np.hypot(rows - 70, columns - 30)
-                image += 0.8 * ((ring < 22) & (ring > 8))
-            context[ccd.ccdnum] = image.astype(np.float32)
-            background[ccd.ccdnum] = (rng.normal(0, 0.5, (32, 16)) + (ccd.ccdnum == 5) * 1.5).astype(np.float32)
-            detail[ccd.ccdnum] = rng.normal(0, 0.4, (128, 128)).astype(np.float32)
-            detail[ccd.ccdnum][15::32, 15::32] += 4
+        ring = np.hypot(rows - 70, columns - 30)
+        maps = rng.normal(0, 0.5, (32, 16))
+        stars = rng.normal(0, 0.4, (128, 128))
+        stars[15::32, 15::32] += 4
+        numbers = [ccd.ccdnum for ccd in CCDS if ccd.ccdnum != 9]
+        context = {number: np.roll(sky, 9 * number, axis=0).astype(np.float32) for number in numbers}
+        context[5] = context[5] + 0.8 * ((ring < 22) & (ring > 8))
         return ExposureViews(
-            expnum, context, background, detail, rng.normal(0, 1, (64, 64)).astype(np.float32), {5: 0}
+            expnum,
+            context,
+            {number: (np.roll(maps, number) + 1.5 * (number == 5)).astype(np.float32) for number in numbers},
+            {number: np.roll(stars, number, axis=1).astype(np.float32) for number in numbers},
+            rng.normal(0, 1, (64, 64)).astype(np.float32),
+            {9: 2} | dict.fromkeys(numbers, 0),
         )

@@ -98,10 +98,10 @@
     if (open) { line.nextSibling.remove(); return; }
     const cell = element("td", { colspan: "10" }, "…");
     line.after(element("tr", { class: "detail" }, cell));
-    const [why, worst, nearest, evidence, plver, plprocid] = await details(row);
+    const [why, worst, nearest, evidence, plver, plprocid, extent] = await details(row);
     const expnum = table.expnum[row];
     cell.replaceChildren(facts([
-      ["Why", why], ["Evidence", evidence], ["Worst CCDs", worst], ["Nearest labelled", nearest],
+      ["Why", why], ["Extent", { exposure: "the whole exposure", ccds: "single CCDs only" }[extent]], ["Stands out (σ)", evidence], ["Worst CCDs", worst], ["Nearest labelled", nearest],
       ["CCDs", `${table.num_decided[row]} of ${table.num_ccds[row]} decided, ${table.num_bad_ccds[row]} bad`],
       ["Processing", [plver, plprocid].filter(Boolean).join(" · ")], ["Known", text(table.known, row)],
     ]));
