@@ -14,7 +14,7 @@ from hpcqa.qa.embedded import Embedded
 from hpcqa.qa.evidence import exposure_evidence, nearest_text, reason_codes, reason_words, worst_ccds
 
 # An exposure with a smaller share of suspicious CCDs is bad in those alone.
-WHOLE_SHARE = 0.25
+WHOLE_SHARE = 0.5
 
 
 @dataclass(frozen=True)

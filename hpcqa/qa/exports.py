@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,11 +145,14 @@ def write_exports(
     ccds: Mapping[str, np.ndarray],
     ccd_cuts: np.ndarray,
     source: Source,
+    *,
+    with_tables: bool,
 ) -> None:
     """Write every export.
 
     Args:
         folder: where to.
+        with_tables: whether the survey came with tables, which are copied with their new ccd_cuts.
         decisions, ccds: the columns of the two tables of decisions.
         ccd_cuts: int64 (ccd row,), as the survey's tables have it.
     """
@@ -160,7 +164,8 @@ def write_exports(
     write_fits(folder / "ccd_decisions.fits", catalog.CCD_DECISIONS, ccds, source)
     good = decisions["expnum"][decisions["verdict"] == "good"]
     cuts = updated_cuts(ccd_cuts, ccds["expnum"], ccds["ccdnum"], listed, good)
-    write_survey_tables(folder / "survey-ccds", ccds["table"], ccds["table_row"], cuts)
+    if with_tables:
+        write_survey_tables(folder / "survey-ccds", ccds["table"], ccds["table_row"], cuts)
 
 
 def write_fits(path: Path, schema: Schema, columns: Mapping[str, np.ndarray], source: Source) -> None:
@@ -190,13 +195,18 @@ def _format(values: np.ndarray, dtype: str) -> str:
 
 def write_survey_tables(folder: Path, table: np.ndarray, table_row: np.ndarray, cuts: np.ndarray) -> None:
     """Copies of the survey's FITS tables with new `ccd_cuts`; tables of other kinds are left out, and said so."""
-    for name in sorted(set(table.tolist())):
-        path = Path(name)
-        if not path.name.endswith((".fits", ".fits.gz", ".fits.fz")) or not path.is_file():
-            logger.info("exports: %s is no FITS table; its ccd_cuts are in ccd_decisions only", name or "(no table)")
+    paths = [Path(name) for name in sorted(set(table.tolist()))]
+    names = Counter(path.name for path in paths)
+    for path in paths:
+        if not path.name.endswith((".fits", ".fits.gz")) or not path.is_file():
+            logger.info("exports: %s is no FITS table; its decisions are in ccd_decisions only", path)
             continue
-        rows = np.flatnonzero(table == name)
-        with fits.open(path, memmap=False) as content, store.atomic_path(folder / path.name) as temporary:
+        rows = np.flatnonzero(table == str(path))
+        own = path.name if names[path.name] == 1 else f"{path.parent.name}-{path.name}"
+        with (
+            fits.open(path, memmap=False) as content,
+            store.atomic_path(folder / own.removesuffix(".gz")) as temporary,
+        ):
             number = next(place for place, hdu in enumerate(content) if isinstance(hdu, fits.BinTableHDU))
             content[number] = _with_cuts(content[number], table_row[rows], cuts[rows])
             content.writeto(temporary, overwrite=True, output_verify="silentfix")
