@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hpcqa.simulate.conditions import Conditions, Copy
+from hpcqa.simulate.conditions import Conditions, Segment
 from hpcqa.simulate.geometry import FocalPlane
 
 ConditionChange = Callable[[Conditions, float, np.random.Generator, FocalPlane], Conditions]
@@ -82,7 +82,7 @@ def few_sources(conditions: Conditions, severity: float, rng: np.random.Generato
 
 def many_sources(conditions: Conditions, severity: float, rng: np.random.Generator, plane: FocalPlane) -> Conditions:
     """So crowded that neither sky nor sources can be measured."""
-    return replace(conditions, crowding=span(severity, 8.0, 90.0))
+    return replace(conditions, crowding=span(severity, 7.0, 45.0))
 
 
 def canopus(conditions: Conditions, severity: float, rng: np.random.Generator, plane: FocalPlane) -> Conditions:
@@ -97,19 +97,20 @@ def double(conditions: Conditions, severity: float, rng: np.random.Generator, pl
     # The weaker copy holds 3 to 50 percent of the light.
     share = span(severity, 0.025, 0.5)
     angle = rng.uniform(0, 2 * math.pi)
-    second = (distance * math.cos(angle), distance * math.sin(angle), share)
-    copies: tuple[Copy, ...] = ((0.0, 0.0, 1 - share), second)
-    return replace(conditions, path=copies, guide_error=conditions.guide_error * (1 + 5 * rng.random()))
+    second = (distance * math.cos(angle), distance * math.sin(angle))
+    path: tuple[Segment, ...] = (((0.0, 0.0), (0.0, 0.0), 1 - share), (second, second, share))
+    return replace(conditions, path=path, guide_error=conditions.guide_error * (1 + 5 * rng.random()))
 
 
 def slew(conditions: Conditions, severity: float, rng: np.random.Generator, plane: FocalPlane) -> Conditions:
     """The telescope still moved at the start or the end: a star with a long tail."""
-    longest = 0.35 * min(plane.instrument.shape)
-    tail = line(min(span(severity, 6.0, 400.0), longest), rng.uniform(0, 2 * math.pi), centred=False)
-    share = span(severity, 0.15, 0.95)
-    copies: tuple[Copy, ...] = ((0.0, 0.0, 1 - share), *((dc, dr, share * part) for dc, dr, part in tail))
+    # Longer tails leave the CCD anyway.
+    length = min(span(severity, 6.0, 400.0), 0.35 * min(plane.instrument.shape))
+    angle, share = rng.uniform(0, 2 * math.pi), span(severity, 0.15, 0.95)
+    end = (length * math.cos(angle), length * math.sin(angle))
+    path: tuple[Segment, ...] = (((0.0, 0.0), (0.0, 0.0), 1 - share), ((0.0, 0.0), end, share))
     telstat = "Slew" if rng.random() < 0.3 * severity else "Track"
-    return replace(conditions, path=copies, telstat=telstat)
+    return replace(conditions, path=path, telstat=telstat)
 
 
 def donuts(conditions: Conditions, severity: float, rng: np.random.Generator, plane: FocalPlane) -> Conditions:
@@ -141,8 +142,7 @@ def vsub_off(conditions: Conditions, severity: float, rng: np.random.Generator, 
     return replace(conditions, vsub=bool(rng.random() < 0.25), fwhm=conditions.fwhm * span(severity, 1.02, 1.6))
 
 
-def line(length: float, angle: float, *, centred: bool = True) -> tuple[Copy, ...]:
-    """Equal copies along a straight line of `length` px, at most 0.7 px apart; the shares add up to 1."""
-    number = max(2, math.ceil(length / 0.7) + 1)
-    places = np.linspace(-0.5 if centred else 0.0, 0.5 if centred else 1.0, number) * length
-    return tuple((float(p * math.cos(angle)), float(p * math.sin(angle)), 1 / number) for p in places)
+def line(length: float, angle: float) -> tuple[Segment, ...]:
+    """A straight trail of `length` px about where the star should be."""
+    dc, dr = 0.5 * length * math.cos(angle), 0.5 * length * math.sin(angle)
+    return (((-dc, -dr), (dc, dr), 1.0),)

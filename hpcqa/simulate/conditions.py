@@ -22,7 +22,9 @@ EXPTIMES = {
 # Sky at full moon over dark sky.
 MOON = {"u": 5.0, "g": 2.5, "r": 1.2, "i": 0.5, "z": 0.3, "Y": 0.2}
 
-Copy = tuple[float, float, float]  # columns, rows, share of the flux
+# From and to (columns, rows, in px) in equal time, and the share of the flux.
+Segment = tuple[tuple[float, float], tuple[float, float], float]
+STILL: Segment = ((0.0, 0.0), (0.0, 0.0), 1.0)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Conditions:
     donut_tilt: tuple[float, float] = (0.0, 0.0)  # its relative change across the field
     lopsided: float = 0.0  # offset of the hole in units of the radius
     trefoil: float = 0.0
-    path: tuple[Copy, ...] = ((0.0, 0.0, 1.0),)  # where the telescope pointed while the shutter was open
+    path: tuple[Segment, ...] = (STILL,)  # where the telescope pointed while the shutter was open
     crowding: float = 1.0  # density of stars over the usual
     sources: float = 1.0  # share of the sources that are there (failed subtraction takes them away)
     patchy: float = 0.0  # scatter of the extinction across the field, mag

@@ -78,7 +78,7 @@ def add_bad_columns(image: np.ndarray, mask: np.ndarray, seed: int, ccdnum: int)
     rows, cols = image.shape
     for col in rng.integers(0, cols, rng.poisson(BAD_COLUMNS_PER_COLUMN * cols)):
         top = int(rows * rng.uniform(0.1, 1.0))
-        image[:top, col] = image[:top, col] * np.float32(rng.uniform(0.2, 0.9)) + np.float32(rng.normal(0, 20))
+        image[:top, col] = image[:top, col] * np.float32(rng.uniform(0.5, 1.2))
         mask[:top, col] = BAD
 
 

@@ -118,7 +118,7 @@ def lightbulb(where: Where, severity: float, rng: np.random.Generator) -> np.nda
     row, col, size = rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.8), rng.uniform(0.1, 0.35)
     rows, cols = where.plane.instrument.shape
     distance = np.hypot(along - row, (across - col) * cols / rows)
-    return np.asarray(span(severity, 0.02, 8.0) * np.exp(-distance / size))
+    return np.asarray(span(severity, 0.008, 8.0) * np.exp(-distance / size))
 
 
 def fringes(where: Where, severity: float, rng: np.random.Generator) -> np.ndarray:
@@ -173,7 +173,7 @@ def airplane(where: Where, severity: float, rng: np.random.Generator) -> np.ndar
     profile = edge(np.abs(across) - half, half / 4)
     if rng.random() < 0.4:
         profile = profile + 0.6 * edge(np.abs(across - 4 * half) - half / 2, half / 4)
-    return np.asarray(span(severity, 0.02, 3.0) * profile)
+    return np.asarray(span(severity, 0.008, 3.0) * profile)
 
 
 def pupil(where: Where, severity: float, rng: np.random.Generator) -> np.ndarray:

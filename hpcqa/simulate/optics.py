@@ -17,7 +17,7 @@ from scipy import fft
 from hpcqa.simulate.conditions import Conditions
 
 OVERSAMPLING = 3
-SIZES = (33, 65, 129, 257)  # native pixels along a side, odd
+SIZES = (41, 65, 129, 257)  # native pixels along a side, odd
 # Faster than GalSim's defaults and good to a thousandth, which is below the pixel noise of any star but the brightest.
 PARAMETERS = galsim.GSParams(folding_threshold=2e-2, kvalue_accuracy=1e-3, maxk_threshold=5e-3, maximum_fft_size=16384)
 # Half-light radius (arcsec), Sersic index, axis ratio, position angle (deg) of the galaxies that are drawn.
@@ -43,11 +43,20 @@ def make_stamps(conditions: Conditions, place: tuple[float, float], pixel_scale:
     objects = [spectrum, *(spectrum * galaxy for galaxy in _galaxies(size, pixel_scale))]
     # The arrays are real and as large as the stamps; wrapping around is below what is cut off anyway.
     drawn = fft.irfft2(np.stack(objects), s=psf.shape, axes=(-2, -1))
-    return Stamps(_phases(fft.fftshift(drawn, axes=(-2, -1)).astype(np.float32)))
+    return Stamps(_phases((fft.fftshift(drawn, axes=(-2, -1)) * _taper(size)).astype(np.float32)))
+
+
+@lru_cache(maxsize=8)
+def _taper(size: int) -> np.ndarray:
+    """A window that falls from 1 to 0 towards the stamp's edge, so that bright stars do not end in squares."""
+    side = size * OVERSAMPLING
+    place = (np.arange(side) - side // 2) / (side // 2)
+    radius = np.hypot(place[:, None], place[None, :])
+    return np.asarray(np.cos(np.clip((radius - 0.75) / 0.25, 0, 1) * math.pi / 2) ** 2)
 
 
 def _size(conditions: Conditions, pixel_scale: float) -> int:
-    reach = max(math.hypot(dc, dr) for dc, dr, _ in conditions.path)
+    reach = max(math.hypot(*end) for first, last, _ in conditions.path for end in (first, last))
     needed = 2 * reach + 1.3 * conditions.donut + 6 * conditions.fwhm / pixel_scale
     return next((size for size in SIZES if size >= needed), SIZES[-1])
 
@@ -105,12 +114,13 @@ def _galaxies(size: int, pixel_scale: float) -> tuple[np.ndarray, ...]:
 
 
 def _motion(conditions: Conditions, size: int) -> np.ndarray:
-    """Spectrum of the telescope's path: the sum of its copies, at fractions of a pixel too."""
+    """Spectrum of the telescope's path; that of a straight line is a sinc."""
     side = size * OVERSAMPLING
-    rows, cols = fft.fftfreq(side)[:, None], fft.rfftfreq(side)[None, :]
+    rows, cols = OVERSAMPLING * fft.fftfreq(side)[:, None], OVERSAMPLING * fft.rfftfreq(side)[None, :]
     total = np.zeros((side, side // 2 + 1), np.complex128)
-    for dc, dr, share in conditions.path:
-        total += share * np.exp(-2j * math.pi * OVERSAMPLING * (rows * dr + cols * dc))
+    for (c0, r0), (c1, r1), share in conditions.path:
+        middle = rows * (r0 + r1) / 2 + cols * (c0 + c1) / 2
+        total += share * np.exp(-2j * math.pi * middle) * np.sinc(rows * (r1 - r0) + cols * (c1 - c0))
     return total
 
 

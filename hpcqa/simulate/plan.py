@@ -6,7 +6,7 @@ Pure functions of the configuration: every process that asks for an exposure's p
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,8 +21,8 @@ from hpcqa.streams import stream
 MJD_1970 = 40587.0
 FIRST_EXPNUM = 1_300_000
 EXPNUMS_PER_NIGHT = 1_000
+# Share of bad exposures that have a second defect.
 SECOND_DEFECT_SHARE = 0.08
-# Share of defects that touch one or two CCDs only, for kinds that can.
 BAND_WEIGHTS = {"u": 0.3, "g": 2.5, "r": 2.5, "i": 2.0, "z": 2.0, "Y": 1.0}
 
 
@@ -59,8 +59,11 @@ def plan_survey(config: Config) -> list[ExposurePlan]:
     return [plan_exposure(config, index, kinds.get(index, "")) for index in range(total)]
 
 
-def plan_exposure(config: Config, index: int, kind: str) -> ExposurePlan:
-    """The plan of one exposure; `kind` is its defect's name in KINDS, empty for a good one."""
+def plan_exposure(config: Config, index: int, kind: str, severity: float | None = None) -> ExposurePlan:
+    """The plan of one exposure; `kind` is its defect's name in KINDS, empty for a good one.
+
+    With `severity` the defect has just that one, and is alone.
+    """
     nights = min(config.simulate.nights, config.simulate.exposures)
     per_night = -(-config.simulate.exposures // nights)
     night, place = divmod(index, per_night)
@@ -76,14 +79,16 @@ def plan_exposure(config: Config, index: int, kind: str) -> ExposurePlan:
     conditions = Conditions.draw(
         stream(config.seed, "simulate", "night", night), rng, plane.instrument, band, min(airmass, 2.2)
     )
-    defects = tuple(_draw_defects(config, plane, kind, band, rng))
+    defects = _draw_defects(config, plane, kind, band, rng)
+    if severity is not None:
+        defects = [replace(defect, severity=severity) for defect in defects[:1]]
     for defect in defects:
         change = KINDS[defect.kind].conditions
         if change is not None:
             conditions = change(conditions, defect.severity, defect.stream(config.seed, expnum, "conditions"), plane)
-    defects = tuple(affected_ccds(config.seed, expnum, defect, plane, band) for defect in defects)
+    touching = tuple(affected_ccds(config.seed, expnum, defect, plane, band) for defect in defects)
     ra, dec = float(rng.uniform(0, 360)), float(np.degrees(np.arcsin(rng.uniform(-0.9, 0.5))))
-    return ExposurePlan(expnum, f"{evening:%Y%m%d}", mjd_obs, band, min(airmass, 2.2), ra, dec, conditions, defects)
+    return ExposurePlan(expnum, f"{evening:%Y%m%d}", mjd_obs, band, min(airmass, 2.2), ra, dec, conditions, touching)
 
 
 def _draw_band(plane: FocalPlane, kind: str, rng: np.random.Generator) -> str:

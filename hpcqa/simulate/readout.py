@@ -33,7 +33,7 @@ def dead(image: np.ndarray, chip: Chip, severity: float, rng: np.random.Generato
     if severity > 0.9 and own.random() < 0.4:
         image[:] = np.float32(own.choice([0.0, chip.sky]))
         return
-    kept = 1 - min(1.0, span(severity, 0.08, 1.1))
+    kept = 1 - min(1.0, span(severity, 0.003, 1.1))
     image *= np.float32(kept)
     image += own.standard_normal(image.shape, np.float32) * np.float32(chip.read_noise * (1 - kept))
 
@@ -52,7 +52,7 @@ def wrong_level(
 ) -> None:
     """One amplifier, or the CCD, has a wrong gain; stars are wrong with the sky."""
     sign = own.choice([-1, 1])
-    factor = 1 + sign * span(severity, 0.02, 0.7)
+    factor = 1 + sign * span(severity, 0.005, 0.7)
     region = chip.amplifiers[int(own.integers(len(chip.amplifiers)))]
     part = image if own.random() < 0.4 else image[region.row0 : region.row1, region.col0 : region.col1]
     part *= np.float32(factor)
@@ -90,7 +90,7 @@ def read_noise(
     image: np.ndarray, chip: Chip, severity: float, rng: np.random.Generator, own: np.random.Generator
 ) -> None:
     """Much more read noise, as a rule on one amplifier."""
-    extra = math.hypot(chip.noise * span(severity, 0.35, 3.0), chip.read_noise)
+    extra = chip.noise * span(severity, 0.35, 4.0)
     region = chip.amplifiers[int(own.integers(len(chip.amplifiers)))]
     part = image[region.row0 : region.row1, region.col0 : region.col1]
     part += own.standard_normal(part.shape, np.float32) * np.float32(extra)

@@ -122,6 +122,7 @@ class Renderer:
             clouds = smooth(x, y, 0.4, stream(self.seed, "simulate", self.plan.expnum, "patches"))
             sources.flux[:] *= 10 ** (-0.4 * np.clip(conditions.patchy * clouds, -1, 3))
         scene.add_sources(image, sources, stamps, noise)
+        scene.add_halos(image, sources, stamps, noise)
         if conditions.bright_star < 90:
             self._add_bright_star(image, ccd, conditions, noise)
         return sources
@@ -129,10 +130,7 @@ class Renderer:
     def _add_bright_star(self, image: np.ndarray, ccd: Ccd, conditions: Conditions, noise: float) -> None:
         row, col = self.plane.pixels(ccd, *conditions.bright_place)
         flux = conditions.scale * 10 ** (-0.4 * conditions.bright_star)
-        near = math.hypot(max(-row, row - image.shape[0], 0), max(-col, col - image.shape[1], 0))
-        floor = 0.05 * noise
-        if 0.005 * flux / (1 + (near / 4) ** 2.5) > floor:
-            scene.add_halo(image, row, col, flux, floor, max(image.shape) / 8)
+        scene.add_halo(image, row, col, flux, 0.05 * noise, max(image.shape) / 8)
 
     def _add_lines(self, image: np.ndarray, mask: np.ndarray, ccd: Ccd, noise: float) -> None:
         """Thin trails of satellites, which good exposures have too."""
