@@ -15,6 +15,9 @@ class ModelConfig:
     patch: int = setting(16, "Side of a patch of the context and detail views.", unit="px", low=2, high=32)
     patch_background: int = setting(4, "Side of a patch of the background map.", unit="cells", low=1, high=32)
     patch_focal_plane: int = setting(8, "Side of a patch of the focal-plane view.", unit="px", low=1, high=32)
+    stem: str = setting(
+        "conv", "Patch embedding: linear as published, or convolutions before it.", choices=("linear", "conv")
+    )
     in_channels: int = setting(1, "Channels of the images.", low=1, high=16)
     registers: int = setting(4, "Register tokens.", low=0, high=16)
     drop_path: float = setting(0.0, "Stochastic depth of the last block; grows linearly from 0.", low=0, high=0.9)

@@ -17,7 +17,6 @@ from hpcqa.config import Config
 from hpcqa.errors import ConfigError
 from hpcqa.ssl import draws, shapes, stamps
 
-MAP_SOFTENING = 2.0  # calibrated background maps are asinh(z / 2); see pixels/calibrate.py
 BANK = 192  # maps that the scatter is measured on
 VISIBLE = 0.35  # a patch is part of a defect where the shape reaches this share of its peak
 
@@ -44,7 +43,8 @@ def kinds_of(config: Config) -> dict[str, tuple[str, ...]]:
 
 def softening_of(view: str, config: Config) -> float:
     """The scale of a view's asinh stretch in units of noise."""
-    return MAP_SOFTENING if view in ("background", "focal_plane") else config.views.asinh_softening
+    of_maps = view in ("background", "focal_plane")
+    return config.views.background_softening if of_maps else config.views.asinh_softening
 
 
 @dataclass

@@ -10,14 +10,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
 from hpcqa.config import Config
 from hpcqa.errors import ConfigError, DataError, HpcqaError
-from hpcqa.streams import stream
+from hpcqa.pixels.dataset import rows_at
+from hpcqa.streams import stream, stream_seed
 
 logger = logging.getLogger(__name__)
 
@@ -68,23 +68,6 @@ class StepImages:
             for piece in self.pieces
             for view, part in piece.items()
         ]
-
-
-@lru_cache(maxsize=16)
-def _epoch(num: int, seed: int, purpose: str, epoch: int) -> np.ndarray:
-    return stream(seed, "order", purpose, epoch).permutation(num)
-
-
-def places(num: int, seed: int, purpose: str, start: int, count: int) -> np.ndarray:
-    """The images at positions start to start + count of an endless shuffled sequence: int64 (count,) below num."""
-    result = np.empty(count, np.int64)
-    done = 0
-    while done < count:
-        epoch, offset = divmod(start + done, num)
-        part = _epoch(num, seed, purpose, epoch)[offset : offset + count - done]
-        result[done : done + len(part)] = part
-        done += len(part)
-    return result
 
 
 class NumberScale:
@@ -173,8 +156,15 @@ class Feed:
         result = {}
         for view, count in self.counts.items():
             num = len(self.cutouts.exposures) if view == "focal_plane" else len(self.good)
-            chosen = places(num, self.config.seed, view, step * count, count)
-            mine = chosen[number::num_pieces][self.rank :: self.world_size]
+            first, last = (count * part // num_pieces for part in (number, number + 1))
+            mine = rows_at(
+                step * count + first,
+                last - first,
+                num=num,
+                seed=stream_seed(self.config.seed, "order", view),
+                rank=self.rank,
+                world_size=self.world_size,
+            )
             result[view] = (
                 self._exposures(mine, count) if view == "focal_plane" else self._ccds(view, mine, count, step)
             )
