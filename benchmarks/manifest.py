@@ -119,9 +119,8 @@ def main() -> None:
         manifest.run(config, RunFolder(run), Ranks())
         seconds, computed = time.perf_counter() - start, time.process_time() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(
-            f"manifest: {seconds:.1f} s ({computed:.1f} s of processor), peak {peak / 1e6:.2f} GB (before it {before / 1e6:.2f} GB)"
-        )
+        used = f"{peak / 1e6:.2f} GB (before it {before / 1e6:.2f} GB)"
+        print(f"manifest: {seconds:.1f} s ({computed:.1f} s of processor), peak {used}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ columns are kept.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,9 +196,11 @@ def _header(path: Path, stream: Any, *, first: bool) -> Mapping[str, Any] | None
     else:
         raise DataError(f"{path}: a header without END; fetch the table again.")
     try:
-        header = fits.Header.fromstring(text)
-        # Values are parsed when they are asked for; ask now, so that damage shows here.
-        return {card.keyword: card.value for card in header.cards}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = fits.Header.fromstring(text)
+            # Values are parsed when they are asked for; ask now, so that damage shows here.
+            return {card.keyword: card.value for card in header.cards}
     except Exception as error:  # noqa: BLE001 - astropy fails in many ways on damaged cards
         raise DataError(f"{path}: its header does not parse ({error}); fetch the table again.") from None
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -95,7 +96,9 @@ def listing_digest(found: Sequence[Found]) -> str:
 
 def read_headers(found: Sequence[Found]) -> CcdRows:
     """One row for each image extension of each file; one row with its problem for a file that cannot be read."""
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
+        # astropy warns of every odd card; what matters becomes a row's reason.
+        warnings.simplefilter("ignore")
         results = list(track(pool.map(_read_one, found), "headers", total=len(found), unit="files"))
     records = [record for rows in results for record in rows]
     text = {entry.name: CodedBuilder() for entry in wanted_columns() if entry.kind == "text"}

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from hpcqa.errors import DataError
+from hpcqa.survey.cuts import names_of
+from tests.survey.tools import run_manifest
+
+STEM = "mc4_250109_054920_oo{}_i_v1.fits.fz"
+
+
+def write_exposure(folder: Path, *, stem: str = STEM, compressed: bool = True, **primary) -> Path:
+    """A small exposure of two CCDs with headers as the Community Pipeline writes them."""
+    header = {"EXPNUM": "1300000", "FILTER": "i DECam SDSS c0003 7835.0 1470.0", "EXPTIME": 90.0, "MJD-OBS": 60684.24}
+    header |= {"PLVER": "V5.5", "PLPROCID": "9a1", "OBJECT": "field"} | primary
+    hdus = [fits.PrimaryHDU()]
+    hdus[0].header.update({key: value for key, value in header.items() if value is not None})
+    kind = fits.CompImageHDU if compressed else fits.ImageHDU
+    for number, name in ((4, "S5"), (8, "N1")):
+        hdu = kind(np.zeros((40, 30), np.float32), name=name)
+        hdu.header.update({"CCDNUM": number, "CRVAL1": 10.0, "CRVAL2": 60.0, "CRPIX1": 0.5, "CRPIX2": 0.5})
+        hdu.header.update({"CD1_1": 0.0, "CD1_2": 1e-3, "CD2_1": -1e-3, "CD2_2": 0.0})
+        hdus.append(hdu)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / stem.format("i")
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+def scan(tmp_path):
+    return run_manifest(tmp_path / "run", survey={"images": [str(tmp_path / "images")]})
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_headers_give_what_a_table_would(tmp_path, compressed):
+    path = write_exposure(tmp_path / "images" / "deep" / "er", compressed=compressed)
+    (path.parent / STEM.format("d")).touch()
+    (path.parent / STEM.format("w")).touch()
+    (path.parent / "notes.txt").touch()
+    got = scan(tmp_path)
+    assert got["expnum"].tolist() == [1300000, 1300000]
+    assert got["ccdname"].tolist() == ["S5", "N1"]
+    assert got["image_hdu"].tolist() == [1, 2]
+    assert (got["band"][0], got["exptime"][0], got["plver"][0], got["camera"][0]) == ("i", 90.0, "V5.5", "minicam")
+    assert (got["width"][0], got["height"][0]) == (30, 40)
+    np.testing.assert_allclose(got["dec"], 60.0 - 15 * 1e-3)
+    np.testing.assert_allclose(got["ra"], 10.0 + 20e-3 / np.cos(np.radians(got["dec"])))
+    assert got["image_path"].tolist() == [str(path)] * 2
+    assert (got["cuts"] == 0).all()
+
+
+def test_damaged_empty_and_foreign_files_become_rows(tmp_path):
+    images = tmp_path / "images"
+    write_exposure(images)
+    (images / "mc4_250109_060000_ooi_r_v1.fits.fz").touch()
+    whole = write_exposure(images / "t", stem="mc4_250109_070000_ooi_r_v1.fits")
+    whole.write_bytes(whole.read_bytes()[:3000])
+    (images / "mine.fits").write_bytes(b"nonsense")
+    fits.PrimaryHDU().writeto(images / "mc4_250109_080000_ooi_r_v1.fits")
+    got = scan(tmp_path)
+    reasons = {Path(path).name: names_of(int(bits)) for path, bits in zip(got["image_path"], got["cuts"], strict=True)}
+    assert reasons["mc4_250109_054920_ooi_i_v1.fits.fz"] == []
+    assert all("unreadable" in reasons[name] for name in reasons if name != "mc4_250109_054920_ooi_i_v1.fits.fz")
+    assert len(reasons) == 5
+    assert "no_module" in reasons["mine.fits"]
+    assert "no image in the file" in " ".join(got["cut_detail"])
+
+
+def test_without_expnum_in_the_header(tmp_path):
+    write_exposure(tmp_path / "images", EXPNUM=None)
+    with pytest.raises(DataError, match="no_expnum"):
+        scan(tmp_path)
+
+
+def test_no_images_at_all(tmp_path):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match="no image files"):
+        scan(tmp_path)
