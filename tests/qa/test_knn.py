@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcqa.qa import knn
+
+
+def brute(queries: np.ndarray, references: np.ndarray, k: int, exclude: np.ndarray | None = None):
+    """Neighbours from all differences in float64, ties by row."""
+    distance = np.full((len(queries), k), np.inf)
+    index = np.full((len(queries), k), -1)
+    for row, query in enumerate(queries.astype(np.float64)):
+        squared = np.square(references.astype(np.float64) - query).sum(1)
+        if exclude is not None:
+            squared[exclude[row, 0] : exclude[row, 1]] = np.inf
+        order = np.lexsort((np.arange(len(squared)), squared))[:k]
+        order = order[np.isfinite(squared[order])]
+        distance[row, : len(order)], index[row, : len(order)] = np.sqrt(squared[order]), order
+    return distance, index
+
+
+@pytest.mark.parametrize(("rows", "width"), [(500, 3), (3000, 64), (40, 200)])
+def test_neighbours_are_exact(rows: int, width: int) -> None:
+    rng = np.random.default_rng(rows)
+    references = rng.normal(size=(rows, width)).astype("f4")
+    queries = rng.normal(size=(60, width)).astype("f4")
+    found = knn.nearest(queries, references, 7)
+    distance, index = brute(queries, references, 7)
+    assert np.array_equal(found.index, index)
+    assert np.array_equal(found.distance, distance)
+
+
+def test_far_from_the_origin_rounding_does_not_show() -> None:
+    rng = np.random.default_rng(1)
+    references = (1e4 + rng.normal(size=(2000, 8)) * 1e-2).astype("f4")
+    found = knn.nearest(references[:50], references, 5)
+    distance, index = brute(references[:50], references, 5)
+    assert np.array_equal(found.index, index)
+    assert np.array_equal(found.distance, distance)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_ties_go_to_the_smaller_row(seed: int, rows: int, k: int) -> None:
+    """Points on a coarse grid have many equal distances."""
+    rng = np.random.default_rng(seed)
+    references = rng.integers(0, 3, (rows, 2)).astype("f4")
+    queries = rng.integers(0, 3, (5, 2)).astype("f4")
+    found = knn.nearest(queries, references, k)
+    distance, index = brute(queries, references, k)
+    assert np.array_equal(found.index, index)
+    assert np.array_equal(found.distance, distance)
+
+
+def test_many_duplicates_are_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    references = np.zeros((400, 3), "f4")
+    references[:, 0] = np.repeat(np.arange(20), 20)
+    searched = []
+    plain = knn._search
+    monkeypatch.setattr(knn, "_search", lambda *args: searched.append(1) or plain(*args))
+    found = knn.nearest(references[200:201], references, 5)
+    assert found.index.tolist() == [[200, 201, 202, 203, 204]]
+    assert searched
+
+
+def test_the_grouping_of_queries_and_references_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    references, queries = rng.normal(size=(1500, 20)).astype("f4"), rng.normal(size=(70, 20)).astype("f4")
+    whole = knn.nearest(queries, references, 6)
+    monkeypatch.setattr(knn, "QUERY_ROWS", 16)
+    monkeypatch.setattr(knn, "REFERENCE_ROWS", 100)
+    parts = [knn.nearest(queries[start : start + 9], references, 6) for start in range(0, 70, 9)]
+    assert np.array_equal(whole.index, np.concatenate([part.index for part in parts]))
+    assert np.array_equal(whole.distance, np.concatenate([part.distance for part in parts]))
+
+
+def test_excluded_ranges_are_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "REFERENCE_ROWS", 64)
+    rng = np.random.default_rng(3)
+    references = rng.normal(size=(300, 5)).astype("f4")
+    start = np.sort(rng.integers(0, 250, 40))
+    exclude = np.stack([start, start + rng.integers(0, 50, 40)], axis=1)
+    found = knn.nearest(references[start], references, 4, exclude=exclude)
+    distance, index = brute(references[start], references, 4, exclude)
+    assert np.array_equal(found.index, index)
+    assert np.array_equal(found.distance, distance)
+
+
+def test_fewer_references_than_neighbours() -> None:
+    references = np.array([[0.0], [3.0]], "f4")
+    found = knn.nearest(np.array([[1.0]], "f4"), references, 4)
+    assert found.index.tolist() == [[0, 1, -1, -1]]
+    assert found.distance.tolist() == [[1.0, 2.0, np.inf, np.inf]]
+    nothing = knn.nearest(np.array([[1.0]], "f4"), references[:0], 2)
+    assert nothing.index.tolist() == [[-1, -1]]
+    everything = np.array([[0, 2]])
+    assert knn.nearest(np.array([[1.0]], "f4"), references, 2, exclude=everything).index.tolist() == [[-1, -1]]
+
+
+def test_no_queries() -> None:
+    assert knn.nearest(np.zeros((0, 3), "f4"), np.zeros((5, 3), "f4"), 2).index.shape == (0, 2)
