@@ -239,9 +239,7 @@ def sheet(seen: ExposureViews, instrument: Instrument, lines: Sequence[str], str
             figures.diverging(background.pixels, background.covered, reach=BACKGROUND_REACH),
         ),
         figures.Panel("detail: stars and sky at full resolution", figures.grey(_tiled(seen.detail))),
-        figures.Panel(
-            "focal plane, as one image", figures.diverging(enlarge(plane, 4), reach=BACKGROUND_REACH)
-        ),
+        figures.Panel("focal plane, as one image", figures.diverging(enlarge(plane, 4), reach=BACKGROUND_REACH)),
     ]
     figures.sheet(stream, f"Exposure {seen.expnum} as the network sees it", lines, panels)
 

@@ -33,7 +33,7 @@ class Chart:
 
 def figure(text: str) -> Markup:
     """Markup of report.figures, whose texts are escaped there."""
-    return Markup(text)  # noqa: S704 - made by matplotlib, which escapes text
+    return Markup(text)
 
 
 def distributions(decisions: Mapping[str, np.ndarray]) -> list[Chart]:
@@ -70,50 +70,86 @@ def distributions(decisions: Mapping[str, np.ndarray]) -> list[Chart]:
 
 
 def training(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Losses, embedding rank and the nearest-neighbour check against steps; only what was recorded."""
+    """Losses, embedding rank, teacher entropy and the nearest-neighbour check against steps; only what was recorded."""
     charts = []
-    losses = {name: series(metrics, name) for name in _names(metrics, "loss")}
+    losses = loss_terms(metrics)
     if losses:
-        charts.append(_over_steps("losses", "Losses", "Self-supervised losses of the student; their sum on top.", losses, "loss"))
-    ranks = {name: series(metrics, name) for name in _names(metrics, "rank")}
-    if ranks:
-        note = "Effective number of dimensions in use; a fall towards 1 is collapse."
-        charts.append(_over_steps("ranks", "Embedding rank", note, ranks, "rank"))
+        note = "Weighted terms of the loss, each summed over the views."
+        charts.append(_over_steps("losses", "Losses", note, losses, "loss"))
+    for prefix, name, title, note, label in (
+        ("rank", "ranks", "Embedding rank", "Dimensions in use; a fall towards 1 is collapse.", "effective rank"),
+        (
+            "teacher_entropy",
+            "entropies",
+            "Teacher entropy",
+            "Of single images, as a share of its maximum; at 1 the teacher tells nothing apart.",
+            "share of log K",
+        ),
+    ):
+        found = _recorded(metrics, prefix)
+        if found:
+            charts.append(_over_steps(name, title, note, found, label))
     return charts + _checks(metrics)
 
 
-def _names(metrics: Sequence[Mapping[str, Any]], word: str) -> list[str]:
+def _names(metrics: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, str]:
+    """Metrics whose name is a prefix, or begins with it and an underscore; and what they are of, in words."""
     names = dict.fromkeys(name for line in metrics if "step" in line for name in line)
-    return [name for name in names if word in name.split("_") or name == word]
+    chosen = (name for name in names if name == prefix or name.startswith(prefix + "_"))
+    return {name: name.removeprefix(prefix).strip("_").replace("_", " ") or prefix for name in chosen}
+
+
+def _recorded(metrics: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and values of the metrics of a prefix that have any."""
+    found = {words: series(metrics, name) for name, words in _names(metrics, prefix).items()}
+    return {words: points for words, points in found.items() if len(points[0])}
+
+
+def loss_terms(metrics: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and values of the whole loss and of each kind of term (`loss_KIND_VIEW`), summed over the views."""
+    kinds: dict[str, list[str]] = {}
+    for metric, words in _names(metrics, "loss").items():
+        kinds.setdefault(words.split()[0], []).append(metric)
+    found = {}
+    for kind, names in kinds.items():
+        sums = [
+            {"step": line["step"], kind: sum(float(line[name]) for name in names if _is_number(line.get(name)))}
+            for line in metrics
+            if "step" in line and any(_is_number(line.get(name)) for name in names)
+        ]
+        if sums:
+            found["sum" if kind == "loss" else kind] = series(sums, kind)
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one metric; a step that was run again after a restart counts as it was last."""
     found: dict[int, float] = {}
     for line in metrics:
-        if isinstance(line.get(name), (int, float)) and isinstance(line.get("step"), int):
+        if _is_number(line.get(name)) and isinstance(line.get("step"), int):
             found[line["step"]] = float(line[name])
     steps = sorted(found)
     return np.array(steps, float), np.array([found[step] for step in steps], float)
 
 
 def _checks(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    names = [name for name in _names(metrics, "knn") if name != "knn_s"]
-    flat = {name: value for name in names if (value := _constant(metrics, name)) is not None and _is_control(name)}
-    moving = {name: series(metrics, name) for name in names if name not in flat}
+    """The online check; its controls don't move with training and are levels."""
+    found = _recorded(metrics, "knn_ap")
+    flat = {words: float(points[1][-1]) for words, points in found.items() if _is_control(words)}
+    moving = {words: points for words, points in found.items() if not _is_control(words)}
+    moving = {("this network" if words == "knn_ap" else words): points for words, points in moving.items()}
     if not moving:
         return []
-    note = "Average precision on the labelled exposures; dashed: controls that no training can change."
+    note = "Average precision on labelled exposures; dashed: controls that training can't change."
     return [_over_steps("knn", "Nearest-neighbour check", note, moving, "average precision", flat)]
 
 
 def _is_control(name: str) -> bool:
-    return any(word in name for word in ("untrained", "numbers"))
-
-
-def _constant(metrics: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = series(metrics, name)[1]
-    return float(values[-1]) if len(values) and np.ptp(values) < 1e-6 else None
+    return "untrained" in name or "numbers" in name
 
 
 def _over_steps(
@@ -130,13 +166,12 @@ def _over_steps(
     markup = figures.curves(
         name,
         f"{title} against training steps: {words}.",
-        [(key.replace("_", " "), x, y) for key, (x, y) in lines.items()],
+        [(key, x, y) for key, (x, y) in lines.items()],
         labels=("step", label),
         unit_square=False,
         marks=max(len(x) for x, _ in lines.values()) < 30,
-        flat=[(key.replace("_", " "), value) for key, value in (flat or {}).items()],
+        flat=list((flat or {}).items()),
     )
-    rows = [(key.replace("_", " "), f"{first:.3g}", f"{end:.3g}") for key, (first, end) in last.items()]
-    rows += [(key.replace("_", " "), f"{value:.3g}", f"{value:.3g}") for key, value in (flat or {}).items()]
+    rows = [(key, f"{first:.3g}", f"{end:.3g}") for key, (first, end) in last.items()]
+    rows += [(key, f"{value:.3g}", f"{value:.3g}") for key, value in (flat or {}).items()]
     return Chart(title, note, figure(markup), ("", "first", "last"), rows)
-

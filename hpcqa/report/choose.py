@@ -16,7 +16,9 @@ class Choice:
     why: str
 
 
-def interesting(decisions: Mapping[str, np.ndarray], count: int, truth: Mapping[int, bool] | None = None) -> list[Choice]:
+def interesting(
+    decisions: Mapping[str, np.ndarray], count: int, truth: Mapping[int, bool] | None = None
+) -> list[Choice]:
     """Up to `count` exposures, each once, taken in turn from: the most probably bad, the most novel, those next to the
     threshold on either side, the ones that the truth contradicts, and undecided ones with at least one CCD seen.
 
@@ -45,9 +47,7 @@ def interesting(decisions: Mapping[str, np.ndarray], count: int, truth: Mapping[
     return [Choice(row, chosen[row]) for row in sorted(chosen, key=place)]
 
 
-def _points_of_view(
-    decisions: Mapping[str, np.ndarray], truth: Mapping[int, bool]
-) -> Iterator[tuple[str, list[int]]]:
+def _points_of_view(decisions: Mapping[str, np.ndarray], truth: Mapping[int, bool]) -> Iterator[tuple[str, list[int]]]:
     verdict, expnum = decisions["verdict"], decisions["expnum"]
     p_bad = decisions["p_bad"]
     known = np.array([truth.get(int(number), None) for number in expnum], object)

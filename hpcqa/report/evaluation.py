@@ -18,12 +18,12 @@ from hpcqa.report.figures import Bar
 Content = Mapping[str, Any]
 NAN = float("nan")
 
-CONTROLS = {
-    "numbers": "measured numbers only",
-    "untrained": "untrained network only",
-    "network": "trained network only",
-    "numbers+untrained": "numbers + untrained network",
+CONTROLS = {  # in the order of the figure; others follow
     "numbers+network": "numbers + trained network",
+    "numbers+untrained": "numbers + untrained network",
+    "numbers": "measured numbers only",
+    "network": "trained network only",
+    "untrained": "untrained network only",
     "published": "published style, trained",
     "published-untrained": "published style, untrained",
 }
@@ -128,10 +128,14 @@ def _controls(content: Content) -> Chart | None:
     controls = [row for row in content.get("controls", ()) if isinstance(row, Mapping)]
     if not controls:
         return None
+    place = {name: number for number, name in enumerate(CONTROLS)}
+    controls.sort(key=lambda row: place.get(str(row.get("name")), len(place)))
     rows = [("these decisions", content.get("figures", {}), "c1")]
     rows += [(CONTROLS.get(str(row.get("name")), str(row.get("name"))), row, "c2") for row in controls]
     shown = [(key, name) for key, name in FIGURES if any(math.isfinite(_entry(row.get(key))[0]) for _, row, _ in rows)]
-    panels = [(name, [Bar(title, *_entry(row.get(key)), colour=tone) for title, row, tone in rows]) for key, name in shown]
+    panels = [
+        (label, [Bar(name, *_entry(row.get(key)), colour=tone) for name, row, tone in rows]) for key, label in shown
+    ]
     if not panels:
         return None
     said = "; ".join(f"{title} {in_words(row.get(shown[0][0]))}" for title, row, _ in rows)
@@ -140,7 +144,7 @@ def _controls(content: Content) -> Chart | None:
     numbers = [(title, *(in_words(row.get(key)) for key, _ in shown)) for title, row, _ in rows]
     note = f"The same neighbours on less: training must earn its place beside them. Recalls at {_rate(content)}."
     width = 2.6 + 2.5 * len(panels)
-    return Chart("Controls", note, figure(figures.bars("controls", alt, panels, width=width)), header, numbers, span=2)
+    return Chart("Controls", note, figure(figures.bars("controls", alt, panels, width=width)), header, numbers, span=3)
 
 
 def _curves(content: Content) -> list[Chart]:
@@ -220,7 +224,8 @@ def _reasons(content: Content) -> Chart | None:
     ]
     note = f"Share of bad exposures found at {_rate(content)}; amber: kinds that no label covers."
     header = ("reason", "recall", "exposures", "labelled", "reason named")
-    return Chart("Recall by reason", note, figure(figures.bars("reasons", alt + ".", [("recall", values)])), header, numbers)
+    markup = figures.bars("reasons", alt + ".", [("recall", values)], width=8.6)
+    return Chart("Recall by reason", note, figure(markup), header, numbers, span=2)
 
 
 def _verdicts(content: Content) -> Chart | None:
@@ -233,8 +238,9 @@ def _verdicts(content: Content) -> Chart | None:
         f"truly {row}: " + ", ".join(f"{count:g} {name}" for name, count in zip(names, line, strict=True))
         for row, line in zip(("good", "bad"), counts, strict=True)
     )
-    markup = figures.matrix("verdicts", f"Verdicts: {alt}.", counts, ("good", "bad"), names, labels=("truth", "verdict"))
-    numbers = [(row, *(f"{count:g}" for count in line)) for row, line in zip(("good", "bad"), counts, strict=True)]
+    rows = ("good", "bad")
+    markup = figures.matrix("verdicts", f"Verdicts: {alt}.", counts, rows, names, labels=("truth", "verdict"))
+    numbers = [(row, *(f"{count:g}" for count in line)) for row, line in zip(rows, counts, strict=True)]
     return Chart("Verdicts against truth", "Shaded by the share of each row.", figure(markup), ("", *names), numbers)
 
 
@@ -251,7 +257,7 @@ def _reason_matrix(decisions: Mapping[str, np.ndarray], unseen: Mapping[int, Kno
     markup = figures.matrix("named", alt, counts, shown[0], shown[1], labels=("truth", "decision"))
     numbers = [(name, *(f"{count:g}" for count in line)) for name, line in zip(shown[0], counts, strict=True)]
     note = f"The first reason given, on exposures without a label; {right} of {int(counts.sum())} are right."
-    return Chart("Reasons against truth", note, figure(markup), ("", *shown[1]), numbers, span=2)
+    return Chart("Reasons against truth", note, figure(markup), ("", *shown[1]), numbers, span=3)
 
 
 def _good_first(name: str) -> tuple[bool, str]:

@@ -39,7 +39,8 @@ VARIABLES = {
     "undecided": "#0102b4",
 }
 COUNT_LEVELS = (0, 1, 3, *(scale * 10**power for power in range(1, 7) for scale in (1, 3)))
-SERIES = ("c1", "c2", "c3", "c4", "c5")
+PIXELS_PER_POINT = 1.25
+SERIES = ("c1", "c3", "c5", "c4", "bad", "c2")
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -100,7 +101,10 @@ def _svg(figure: Figure, name: str, alt: str) -> str:
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]*)"', text)
     assert box is not None
+    # One scale for all figures of a page, so that their texts are of one size: points to CSS pixels, and not wider.
+    width = round(float(box.group(1).split()[2]) * PIXELS_PER_POINT)
     opening = f'<svg class="figure" role="img" aria-label="{html.escape(alt, quote=True)}" viewBox="{box.group(1)}"'
+    opening += f' style="max-width: {width}px"'
     opening += ' xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg">'
     return opening + text[text.index(">") + 1 :]
 
@@ -112,7 +116,7 @@ def _draw(name: str, alt: str, size: tuple[float, float], paint: Callable[[Figur
         return _svg(figure, name, alt)
 
 
-def bars(name: str, alt: str, panels: Sequence[tuple[str, Sequence[Bar]]], *, width: float = 6.4) -> str:
+def bars(name: str, alt: str, panels: Sequence[tuple[str, Sequence[Bar]]], *, width: float = 4.6) -> str:
     """Horizontal bars from zero to one with intervals, the first on top; several panels share the names of their bars.
 
     Args:
@@ -171,8 +175,14 @@ def curves(
         if diagonal:
             axes.plot([0, 1], [0, 1], color=VARIABLES["muted"], linewidth=1, linestyle=(0, (4, 4)))
         for number, (title, x, y) in enumerate(lines):
-            style = {"marker": "o", "markersize": 4.5} if marks else {}
-            axes.plot(x, y, color=VARIABLES[SERIES[number % len(SERIES)]], label=title, **style)
+            axes.plot(
+                x,
+                y,
+                color=VARIABLES[SERIES[number % len(SERIES)]],
+                label=title,
+                marker="o" if marks else "",
+                markersize=4.5,
+            )
         for number, (title, level) in enumerate(flat):
             dash = (0, (5, 3)) if number % 2 == 0 else (0, (1.5, 2))
             axes.axhline(level, color=VARIABLES["muted"], linewidth=1.5, linestyle=dash, label=title)
@@ -234,7 +244,7 @@ def matrix(
         axes.set_xlabel(labels[1])
         axes.set_ylabel(labels[0])
 
-    width = 2.4 + (0.5 if len(columns) > 5 else 0.95) * len(columns)
+    width = 1.7 + (0.5 if len(columns) > 5 else 0.7) * len(columns)
     return _draw(name, alt, (width, 1.3 + (0.34 if len(rows) > 5 else 0.55) * len(rows)), paint)
 
 

@@ -1,7 +1,7 @@
 """The report: one page in one folder, with its pictures and data beside it; nothing is fetched from anywhere.
 
-Files get their final names one by one, the page last; `report.json` says what it was made from, so that a report that is
-current is left alone.
+Files get their final names one by one, the page last; `report.json` says what it was made from, so that a report that
+is current is left alone.
 """
 
 from __future__ import annotations
@@ -206,12 +206,12 @@ def render(page: Page) -> str:
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     # Both are files of this package, not of the survey.
-    style, script = (Markup((TEMPLATES / name).read_text()) for name in ("style.css", "app.js"))  # noqa: S704
+    style, script = (Markup((TEMPLATES / name).read_text()) for name in ("style.css", "app.js"))
     return environment.get_template("index.html").render(page=page, style=style, script=script)
 
 
 def publish(making: Path, out: Path) -> None:
-    """Move a finished rendering into place, pictures and data first, the page last; then remove what it does not use."""
+    """Move a finished rendering into place, the page last; then remove what it does not use."""
     used = {}
     for part in PARTS:
         (out / part).mkdir(exist_ok=True)

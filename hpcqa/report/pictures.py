@@ -101,4 +101,3 @@ def mosaic(views: Mapping[int, np.ndarray], camera: Instrument, widest: int) -> 
 def enlarge(pixels: np.ndarray, factor: int) -> np.ndarray:
     """Every pixel as a square of `factor`."""
     return np.repeat(np.repeat(pixels, factor, axis=0), factor, axis=1)
-

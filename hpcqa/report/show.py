@@ -53,9 +53,8 @@ def show(config: Config, folder: RunFolder, expnum: int, out: Path) -> Path:
     lines = [f"{camera}, band {manifest['band'][first]}, night {manifest['night'][first]}"]
     lines += _failed_in_words(seen) + _decision_in_words(folder, expnum)
     path = out / f"{expnum}.png" if out.is_dir() else out
-    with atomic_path(path) as temporary:
-        with temporary.open("wb") as stream:
-            sheet(seen, instrument, lines, stream)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        sheet(seen, instrument, lines, stream)
     logger.info("wrote %s", path)
     return path
 
@@ -70,8 +69,9 @@ def _decision_in_words(folder: RunFolder, expnum: int) -> list[str]:
         return []
     decisions = read_table(path, DECISIONS)
     lines = []
-    for row in np.flatnonzero(decisions["expnum"] == expnum):
-        said = f"{decisions['verdict'][row]}, p_bad {decisions['p_bad'][row]:.3f}, novelty {decisions['novelty'][row]:.1f}"
-        lines.append(f"decision: {said}  {decisions['reasons'][row]}  {decisions['why'][row]}".rstrip())
-        lines += [f"{name}: {decisions[name][row]}" for name in ("evidence", "worst_ccds", "nearest") if decisions[name][row]]
+    for at in np.flatnonzero(decisions["expnum"] == expnum):
+        row = {name: values[at] for name, values in decisions.items()}
+        said = f"{row['verdict']}, p_bad {row['p_bad']:.3f}, novelty {row['novelty']:.1f}, {row['reasons']}"
+        lines.append(said.rstrip(", "))
+        lines += [f"{name}: {row[name]}" for name in ("why", "evidence", "worst_ccds", "nearest") if row[name]]
     return lines

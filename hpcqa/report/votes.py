@@ -1,7 +1,7 @@
 """Reviewers' votes: the CSV that the report's page hands out, and how far several reviewers agree. Pure.
 
-The file is hpcqa's own label list, `expnum,ccdnum,verdict,reasons,severity,comment`, with one verdict more: `unsure`, an
-abstention, which says nothing about the exposure and is no label.
+The file is hpcqa's own label list, `expnum,ccdnum,verdict,reasons,severity,comment`, with one verdict more: `unsure`,
+an abstention, which says nothing about the exposure and is no label.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from hpcqa.report import pages
 from hpcqa.report.collect import collect
 from tests.report import made_up
 
-
 LOST = made_up.FIRST + 15  # has no pictures
 
 

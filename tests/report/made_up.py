@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcqa.artifacts.catalog import CCD_DECISIONS, DECISIONS, LABELS, MANIFEST
-from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.catalog import CALIBRATION, CCD_DECISIONS, DECISIONS, LABELS, MANIFEST, SHARD
+from hpcqa.artifacts.folder import RunFolder, shard_name
 from hpcqa.artifacts.schema import Provenance, Schema
-from hpcqa.artifacts.store import write_json, write_table
+from hpcqa.artifacts.store import write_arrays, write_json, write_table
 from hpcqa.instruments import get
 from hpcqa.reasons import BIT
 from hpcqa.report.viewer import ExposureViews
@@ -51,12 +51,26 @@ EVALUATION: dict[str, object] = {
         "roc": {"fpr": list(np.linspace(0, 1, 60)), "tpr": list(np.linspace(0, 1, 60) ** 0.15)},
     },
     "reliability": [
-        {"low": n / 10, "high": (n + 1) / 10, "mean_p_bad": n / 10 + 0.05, "share_bad": min(1, n / 9), "count": 40 - 4 * n}
+        {
+            "low": n / 10,
+            "high": (n + 1) / 10,
+            "mean_p_bad": n / 10 + 0.05,
+            "share_bad": min(1, n / 9),
+            "count": 40 - 4 * n,
+        }
         for n in range(10)
     ],
     "calibration_error": 0.031,
     "reasons": [
-        {"reason": name, "labelled": number % 4, "named": 0.7, "value": 1 - 0.13 * number, "low": 0.1, "high": 1.0, "count": 9}
+        {
+            "reason": name,
+            "labelled": number % 4,
+            "named": 0.7,
+            "value": 1 - 0.13 * number,
+            "low": 0.1,
+            "high": 1.0,
+            "count": 9,
+        }
         for number, name in enumerate(("psf", "clouds", "ghost", "amplifier", "noise", "pupil", "edge_glow"))
     ],
     "controls": [
@@ -141,9 +155,7 @@ def _decisions(folder: RunFolder, p_bad: np.ndarray, verdict: np.ndarray, rng: n
         p_bad=np.where(lost, np.nan, p_bad),
         reasons=np.where(np.isin(verdict, ["bad", "review"]), kinds, "").astype(object),
         novelty=np.where(lost, np.nan, rng.normal(0, 1, count) + 7 * p_bad**2),
-        why=np.array(
-            ["cut: The image file is missing." if name == "undecided" else "" for name in verdict], object
-        ),
+        why=np.array(["cut: The image file is missing." if name == "undecided" else "" for name in verdict], object),
         num_ccds=np.full(count, len(CCDS)),
         num_decided=np.where(lost, 0, len(CCDS)),
         extent=np.where(verdict == "bad", "ccds", "").astype(object),
@@ -202,7 +214,13 @@ def add_metrics(folder: RunFolder, steps: int = 300) -> None:
     lines = []
     for step in range(0, steps + 1, 10):
         fall = np.exp(-step / 90)
-        line = {"step": step, "loss": 6 + 3 * fall, "loss_dino": 4 + 2 * fall, "loss_ibot": 2 + fall, "rank": 9 + 30 * (1 - fall)}
+        line = {"step": step, "loss": 6 + 3 * fall, "skipped": 0.0, "why": "text"}
+        for view in ("context", "background", "focal_plane"):
+            line |= {f"loss_dino_{view}": 1.4 + 0.7 * fall, f"loss_ibot_{view}": 0.6 + 0.3 * fall}
+            line |= {
+                f"rank_{view}": len(view) + 30 * (1 - fall),
+                f"teacher_entropy_{view}": 0.3 + 0.02 * len(view) + 0.4 * fall,
+            }
         if step % 50 == 0:
             line |= {"knn_ap": 0.78 + 0.08 * (1 - fall), "knn_ap_untrained": 0.77, "knn_ap_numbers": 0.86}
         lines.append(json.dumps(line))
@@ -211,6 +229,42 @@ def add_metrics(folder: RunFolder, steps: int = 300) -> None:
 
 def add_evaluation(folder: RunFolder, content: object) -> None:
     write_json(folder.output("evaluation"), content)
+
+
+def add_shards(folder: RunFolder, exposures: int = 3, failed: int = 2) -> None:
+    """One shard of the first exposures; the first CCDs of the first exposure failed. And a calibration."""
+    expnum, ccdnum = rows_of(exposures)
+    rng = np.random.default_rng(3)
+    sizes = {"ccd": len(expnum), "exposure": exposures, "cy": 128, "cx": 64, "by": 32, "bx": 16, "dy": 128, "dx": 128}
+    sizes |= {"number": 2, "pattern": len(CCDS)}
+    arrays = blank(SHARD, sizes)
+    bits = np.where((expnum == FIRST) & (np.arange(len(expnum)) < failed), 2, 0)
+    arrays.update(
+        expnum=expnum,
+        ccdnum=ccdnum,
+        failed=bits,
+        background_bin=np.full(len(expnum), 16),
+        context=rng.normal(0, 1, arrays["context"].shape) + ccdnum[:, None, None],
+        background=rng.normal(0, 1e-3, arrays["background"].shape),
+        background_noise=np.full(arrays["background"].shape, 1e-3),
+        exposure=FIRST + np.arange(exposures),
+        exposure_band=np.array(list("grz"), object)[(FIRST + np.arange(exposures)) % 3],
+    )
+    arrays["background"][-1, 0, 0] = np.nan
+    path = folder.output("shards") / shard_name(0)
+    write_arrays(path, SHARD, arrays, Provenance("made-up"), {"number_names": ["sky", "fwhm"]})
+    patterns = blank(CALIBRATION, sizes)
+    patterns.update(ccdnum=np.array([ccd.ccdnum for ccd in CCDS]), band=np.full(len(CCDS), "r", object))
+    write_arrays(folder.output("calibration"), CALIBRATION, patterns, Provenance("made-up"))
+
+
+def blank(schema: Schema, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    """Every dataset of a schema, zero or empty, with axes of some lengths."""
+    made = {}
+    for column in schema.columns:
+        shape = tuple(sizes[axis] for axis in column.dims)
+        made[column.name] = np.full(shape, "", object) if column.dtype == "str" else np.zeros(shape, column.dtype)
+    return made
 
 
 class MadeUpViews:

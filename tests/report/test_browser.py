@@ -8,7 +8,9 @@ import pytest
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -65,7 +67,9 @@ def test_the_address_filters_and_sorts(load):
 
 
 def test_words_and_reasons_filter(load):
-    script = "const box = document.getElementById('search'); box.value = '50000'; box.dispatchEvent(new Event('input'));"
+    script = (
+        "const box = document.getElementById('search'); box.value = '50000'; box.dispatchEvent(new Event('input'));"
+    )
     dom, console = load("", script)
     assert console == []
     assert count_of(dom) == 9
@@ -82,7 +86,9 @@ def test_nothing_found_is_said(load):
 
 
 def test_details_open(load):
-    dom, console = load("#sort=expnum", "setTimeout(() => document.querySelector('#decisions tr.row button').click(), 300);")
+    dom, console = load(
+        "#sort=expnum", "setTimeout(() => document.querySelector('#decisions tr.row button').click(), 300);"
+    )
     assert console == []
     assert "Nearest labelled" in dom[dom.index('<table id="decisions"') : dom.index('id="previous"')]
 

@@ -51,7 +51,9 @@ def parsed(text):
 def test_page_is_well_formed_and_refers_only_to_its_own_folder(page_folder):
     found = parsed((page_folder / "index.html").read_text())
     assert len(found.ids) == len(set(found.ids))
-    outside = [ref for ref in found.references if not ref.startswith(("#", "data/", "images/", "data:,", "../run.yaml"))]
+    outside = [
+        ref for ref in found.references if not ref.startswith(("#", "data/", "images/", "data:,", "../run.yaml"))
+    ]
     assert outside == []
     for reference in found.references:
         if reference.startswith(("data/", "images/")):

@@ -39,7 +39,7 @@ def test_a_later_vote_replaces_an_earlier_one():
     ],
 )
 def test_bad_files_are_named(text, said):
-    with pytest.raises(DataError, match="v.csv") as caught:
+    with pytest.raises(DataError, match=r"v\.csv") as caught:
         read_votes(text, where="v.csv")
     assert said in str(caught.value)
 
@@ -52,7 +52,7 @@ def test_agreement_abstention_and_disputes():
             "eve": [Vote(9, 5, "unsure")],
         }
     )
-    ann, bob, eve = found.reviewers
+    ann, _, eve = found.reviewers
     assert (ann.votes, ann.bad, ann.unsure, ann.abstention) == (4, 2, 1, 0.25)
     assert eve.abstention == 1.0
     pair = found.pairs[0]
