@@ -26,7 +26,7 @@ def wcs_failure(conditions: Conditions, severity: float, rng: np.random.Generato
     """Too few stars, or all of them trailed: SCAMP finds no solution."""
     failed = replace(conditions, wcs="Failed", scampflg=int(rng.integers(1, 4)))
     if rng.random() < 0.5:
-        return replace(failed, sources=span(severity, 0.7, 0.05), zero_point=conditions.zero_point)
+        return replace(failed, sources=span(severity, 0.7, 0.05))
     return replace(failed, path=line(span(severity, 1.0, 15.0), rng.uniform(0, math.pi)))
 
 

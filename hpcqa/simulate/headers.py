@@ -172,7 +172,7 @@ def extension_cards(seed: int, plan: ExposurePlan, plane: FocalPlane, ccd: Ccd, 
 
 
 def wcs(plan: ExposurePlan, plane: FocalPlane, ccd: Ccd) -> list[Card]:
-    """Tangent projection about the pointing; ra against x is to the east."""
+    """The projection about the pointing, without distortion; x of the focal plane is to the east, y to the north."""
     rows, cols = plane.pixels(ccd, 0.0, 0.0)
     up, right = plane.instrument.rows_along, plane.instrument.cols_along
     scale = plane.degrees_per_pixel
@@ -189,6 +189,9 @@ def wcs(plan: ExposurePlan, plane: FocalPlane, ccd: Ccd) -> list[Card]:
         ("CD1_2", up[0] * scale, "Linear projection matrix"),
         ("CD2_1", right[1] * scale, "Linear projection matrix"),
         ("CD2_2", up[1] * scale, "Linear projection matrix"),
+        # TPV without coefficients would map everything to one point.
+        ("PV1_1", 1.0, "Projection distortion parameter"),
+        ("PV2_1", 1.0, "Projection distortion parameter"),
     ]
 
 

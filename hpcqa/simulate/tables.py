@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,8 +148,8 @@ def write_survey_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     for name, kind in COLUMNS:
         values = np.array([row[name] for row in rows])
         table[name] = values.astype("S") if kind == "U" else values.astype(kind)
+    content = io.BytesIO()
+    table.write(content, format="fits")
     with atomic_path(path) as temporary:
-        # Astropy compresses by the name's end, which a temporary name does not have.
-        zipped = temporary.with_name(temporary.name + ".fits.gz")
-        table.write(zipped, format="fits", overwrite=True)
-        zipped.replace(temporary)
+        # No time stamp inside, so that the same survey is the same bytes.
+        temporary.write_bytes(gzip.compress(content.getvalue(), mtime=0))
