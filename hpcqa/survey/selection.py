@@ -152,22 +152,22 @@ def cut_dead(
     words: dict[str, int] = {"": 0}
     codes = np.zeros(len(ledger.bits), np.int32)
 
-    def context(row: int) -> CcdContext:
-        return CcdContext(
-            ccdnum=int(ccdnum[row]),
-            expnum=int(expnum[row]),
-            band=band.words[band.codes[row]],
-            mjd_obs=float(mjd_obs[row]),
-            plver=plver.words[plver.codes[row]],
-        )
-
-    for place in range(len(numbers)):
+    for place, number in enumerate(numbers.tolist()):
         members = rows[order[edges[place] : edges[place + 1]]]
-        recorder = _Recorder(context(members[0]))
+        # Plain Python values: numpy's scalars cost more than the question.
+        facts = zip(
+            expnum[members].tolist(),
+            [band.words[code] for code in band.codes[members].tolist()],
+            mjd_obs[members].tolist(),
+            [plver.words[code] for code in plver.codes[members].tolist()],
+            strict=True,
+        )
+        contexts = (CcdContext(number, *fact) for fact in facts)
+        recorder = _Recorder(next(contexts))
         answer = instrument.is_dead(cast(CcdContext, recorder))
         if recorder.seen <= {"ccdnum"}:
             codes[members] = words.setdefault(answer, len(words))
             continue
-        for row in members:
-            codes[row] = words.setdefault(instrument.is_dead(context(row)), len(words))
+        answers = [answer, *(instrument.is_dead(context) for context in contexts)]
+        codes[members] = [words.setdefault(text, len(words)) for text in answers]
     ledger.add("dead_ccd", codes > 0, Coded(codes, tuple(words)))
