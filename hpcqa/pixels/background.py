@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+
+from hpcqa.pixels.kernels import fast_kernel, kernel
 
 # The binned image that sources are found on has at most this many pixels along a side: 4x4 binning for a 2k x 4k CCD.
 WORKING_SIDE = 1024
@@ -20,8 +21,6 @@ SOURCE_SIGMA = 3.0
 GROW_PIXELS = 7
 # A mask of sources that covers more than this share of the CCD is wrong (bright sky structure), and is ignored.
 MOST_SOURCES = 0.5
-# Reassociation lets sums vectorise; NaN keeps its meaning because finiteness is tested on purpose.
-FAST = {"reassoc", "contract", "nsz"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Sky:
     num: int
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _sample(
     pixels: np.ndarray, masked: np.ndarray, step_row: int, step_col: int, values: np.ndarray, differences: np.ndarray
 ) -> tuple[int, int]:
@@ -65,7 +64,7 @@ def _sample(
     return num, num_differences
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _clipped(ordered: np.ndarray, num: int) -> tuple[float, float]:
     """Median and one-sided sigma of sorted values, the bright tail clipped at 3 sigma again and again."""
     level, sigma = 0.0, 0.0
@@ -135,7 +134,7 @@ _LARGEST = np.float32(np.finfo(np.float32).max)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@fast_kernel
 def _scan_row(
     row: np.ndarray,
     masked: np.ndarray,
@@ -164,7 +163,7 @@ def _scan_row(
     return total, number
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@fast_kernel
 def _add_row(clean: np.ndarray, valid: np.ndarray, step: int, total: np.ndarray, count: np.ndarray) -> None:
     cols = clean.shape[0]
     whole = cols // step
@@ -181,7 +180,7 @@ def _add_row(clean: np.ndarray, valid: np.ndarray, step: int, total: np.ndarray,
         count[whole] += valid[j]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _is_constant(row: np.ndarray) -> bool:
     last = 1
     while last < row.shape[0] and row[last] == row[0]:
@@ -189,7 +188,7 @@ def _is_constant(row: np.ndarray) -> bool:
     return last >= row.shape[0]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _scan(
     pixels: np.ndarray,
     masked: np.ndarray,
@@ -257,7 +256,7 @@ def scan(pixels: np.ndarray, masked: np.ndarray, *, level: float, noise: float, 
 # The local background and the mask of sources -------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _mesh(mean: np.ndarray, count: np.ndarray, enough: int, cell: int, level: float) -> np.ndarray:
     """Clipped median of each cell (cell x cell binned pixels); `level` where too few pixels are valid."""
     rows, cols = mean.shape
@@ -277,7 +276,7 @@ def _mesh(mean: np.ndarray, count: np.ndarray, enough: int, cell: int, level: fl
     return mesh
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _median_of_nine(mesh: np.ndarray) -> np.ndarray:
     rows, cols = mesh.shape
     smooth = np.empty_like(mesh)
@@ -288,7 +287,7 @@ def _median_of_nine(mesh: np.ndarray) -> np.ndarray:
     return smooth
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _residual(mean: np.ndarray, count: np.ndarray, mesh: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarray]:
     """The binned image less the local background (0 where nothing is valid), and that background.
 
@@ -319,7 +318,7 @@ def _residual(mean: np.ndarray, count: np.ndarray, mesh: np.ndarray, cell: int) 
     return out, background
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@fast_kernel
 def box_mean(image: np.ndarray, radius: int) -> np.ndarray:
     """Mean over a square of 2 radius + 1 pixels; zeros outside the image."""
     rows, cols = image.shape
@@ -342,7 +341,7 @@ def box_mean(image: np.ndarray, radius: int) -> np.ndarray:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def grow(mask: np.ndarray, radius: int) -> np.ndarray:
     """Every pixel within a square of `radius` around a set pixel."""
     rows, cols = mask.shape
@@ -414,25 +413,55 @@ def cell_side(small: tuple[int, int], view: tuple[int, int]) -> int:
     return max(1, -(-small[0] // view[0]), -(-small[1] // view[1]))
 
 
-@numba.njit(cache=True, nogil=True)
+@fast_kernel
+def _add_rows(
+    mean: np.ndarray, count: np.ndarray, near: np.ndarray, side: int, total: np.ndarray, number: np.ndarray
+) -> None:
+    """Sums of one cell row (side working rows) over all pixels [0] and over those not near a source [1]."""
+    cols = mean.shape[1]
+    for k in range(-(-cols // side)):
+        whole = whole_number = empty = empty_number = _ZERO
+        for i in range(mean.shape[0]):
+            for j in range(k * side, min(k * side + side, cols)):
+                part = mean[i, j] * count[i, j]
+                whole += part
+                whole_number += count[i, j]
+                empty += _ZERO if near[i, j] else part
+                empty_number += _ZERO if near[i, j] else count[i, j]
+        total[0, k], number[0, k] = whole, whole_number
+        total[1, k], number[1, k] = empty, empty_number
+
+
+@kernel
 def cells(
-    mean: np.ndarray, count: np.ndarray, leave_out: np.ndarray, side: int, shape: tuple[int, int]
+    mean: np.ndarray, count: np.ndarray, near: np.ndarray, level: float, side: int, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the valid pixels in each cell of side x side working pixels, and how many native pixels it holds.
 
+    Args:
+        mean, count: (r, c) float32 of a scan.
+        near: (r, c) bool, pixels near a source.
+        level: about that of the sky; sums are taken about it, so that they stay exact in float32.
+        side: working pixels along a cell.
+        shape: (H, W) of the result.
+
     Returns:
-        (H, W) float32, NaN where nothing is left or beyond the image; (H, W) float32.
+        (2, H, W) float32, over all pixels and over those not near a source, NaN where nothing is left or beyond the
+        image; (2, H, W) float32, native pixels behind each.
     """
-    total = np.zeros(shape, np.float64)
-    number = np.zeros(shape, np.float32)
-    rows, cols = mean.shape
-    for i in range(rows):
-        for j in range(cols):
-            if not leave_out[i, j]:
-                total[i // side, j // side] += np.float64(mean[i, j]) * count[i, j]
-                number[i // side, j // side] += count[i, j]
-    out = np.empty(shape, np.float32)
-    for k in range(shape[0]):
-        for m in range(shape[1]):
-            out[k, m] = total[k, m] / number[k, m] if number[k, m] > 0 else np.nan
-    return out, number
+    total = np.zeros((shape[0], 2, shape[1]), np.float32)
+    number = np.zeros((shape[0], 2, shape[1]), np.float32)
+    rows = mean.shape[0]
+    reference = np.float32(level)
+    for k in range(-(-rows // side)):
+        part = slice(k * side, min(k * side + side, rows))
+        _add_rows(mean[part] - reference, count[part], near[part], side, total[k], number[k])
+    out = np.empty((2, shape[0], shape[1]), np.float32)
+    counts = np.empty((2, shape[0], shape[1]), np.float32)
+    for which in range(2):
+        for k in range(shape[0]):
+            for m in range(shape[1]):
+                behind = number[k, which, m]
+                counts[which, k, m] = behind
+                out[which, k, m] = total[k, which, m] / behind + reference if behind > 0 else np.nan
+    return out, counts

@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
-import numba
+from dataclasses import dataclass
+
 import numpy as np
 
 from hpcqa.config import ViewsConfig
 from hpcqa.pixels.background import Scan, Sky, Sources, cell_side, cells
+from hpcqa.pixels.kernels import kernel
 from hpcqa.pixels.stars import Stars, X, Y
 
 
-def context_view(scanned: Scan, sky: Sky, views: ViewsConfig) -> tuple[np.ndarray, int]:
+@dataclass(frozen=True)
+class Binned:
+    """A CCD in the cells of a view, by means over all pixels and over those without sources.
+
+    Attributes:
+        mean: (2, H, W) float32 ADU: all pixels, pixels without sources; NaN unknown.
+        count: (2, H, W) float32, native pixels behind each.
+        bin: native pixels along a side of a cell.
+    """
+
+    mean: np.ndarray
+    count: np.ndarray
+    bin: int
+
+
+def binned(scanned: Scan, sources: Sources, sky: Sky, view: list[int]) -> Binned:
+    """The working image in the cells of a view of [rows, columns]."""
+    side = cell_side(scanned.mean.shape, (view[0], view[1]))
+    mean, count = cells(scanned.mean, scanned.count, sources.near, sky.level, side, (view[0], view[1]))
+    return Binned(mean, count, side * scanned.step)
+
+
+def context_view(context: Binned, sky: Sky, views: ViewsConfig) -> np.ndarray:
     """The whole CCD less its sky, in units of the expected noise of each binned pixel, stretched.
 
     The mean is stretched, not the stretch averaged: what is faint and wide gains from binning.
 
     Returns:
-        (H, W) float16, 0 where nothing is valid or beyond the image; native pixels along a side of a view pixel.
+        (H, W) float16, 0 where nothing is valid or beyond the image.
     """
-    shape = (views.context[0], views.context[1])
-    side = cell_side(scanned.mean.shape, shape)
-    nothing = np.zeros(scanned.mean.shape, np.bool_)
-    mean, number = cells(scanned.mean, scanned.count, nothing, side, shape)
-    scale = _scale(sky.noise, sky.level)
-    z = (mean - np.float32(sky.level)) * (np.sqrt(number) / np.float32(scale))
-    return stretch(z, views.asinh_softening), side * scanned.step
+    scale = np.float32(_scale(sky.noise, sky.level))
+    z = (context.mean[0] - np.float32(sky.level)) * (np.sqrt(context.count[0]) / scale)
+    return stretch(z, views.asinh_softening)
 
 
-def background_cells(
-    scanned: Scan, sources: Sources, sky: Sky, views: ViewsConfig
-) -> tuple[np.ndarray, np.ndarray, int]:
+def background_map(background: Binned, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
     """Mean of each cell without sources, and its expected noise.
 
     Returns:
-        (H, W) float32 ADU, NaN where nothing is left; (H, W) float32 ADU; native pixels along a side of a cell.
+        (H, W) float32 ADU, NaN where nothing is left; (H, W) float32 ADU.
     """
-    shape = (views.background[0], views.background[1])
-    side = cell_side(scanned.mean.shape, shape)
-    mean, number = cells(scanned.mean, scanned.count, sources.near, side, shape)
+    mean, number = background.mean[1].copy(), background.count[1]
     # A cell of which little is left sits beside a bright star, and shows its wings.
-    mean[number < 0.1 * (side * scanned.step) ** 2] = np.nan
+    mean[number < 0.1 * background.bin**2] = np.nan
     noise = np.float32(_scale(sky.noise, sky.level)) / np.sqrt(np.maximum(number, 1))
-    return mean, np.where(np.isfinite(mean), noise, np.nan).astype(np.float32), side * scanned.step
+    noise[np.isnan(mean)] = np.nan
+    return mean, noise
 
 
 def _scale(noise: float, level: float) -> float:
@@ -50,11 +67,21 @@ def _scale(noise: float, level: float) -> float:
 
 
 def stretch(z: np.ndarray, softening: float) -> np.ndarray:
-    """asinh(z / softening) as float16, 0 where z is not finite."""
-    return np.nan_to_num(np.arcsinh(z / np.float32(softening)), nan=0.0, posinf=0.0, neginf=0.0).astype(np.float16)
+    """asinh(z / softening) of a float32 image as float16, 0 where z is not finite."""
+    return _stretched(z, np.float32(1.0 / softening)).astype(np.float16)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
+def _stretched(z: np.ndarray, factor: float) -> np.ndarray:
+    out = np.zeros(z.shape, np.float32)
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            if np.isfinite(z[i, j]):
+                out[i, j] = np.arcsinh(z[i, j] * factor)
+    return out
+
+
+@kernel
 def _cut(
     pixels: np.ndarray, masked: np.ndarray, row: int, col: int, level: float, scale: float, out: np.ndarray
 ) -> None:
@@ -90,18 +117,16 @@ def detail_view(
     num_sky = round(views.sky_share * down * across)
     places = star_places(stars, down * across - num_sky)
     places += empty_places(scanned, sources, side, down * across - len(places))
-    mosaic = np.zeros((down * side, across * side), np.float32)
+    mosaic = np.zeros((views.detail[0], views.detail[1]), np.float32)
     for k, (row, col) in enumerate(places):
         a, b = divmod(k, across)
         stamp = mosaic[a * side : (a + 1) * side, b * side : (b + 1) * side]
-        small = (
-            min(row // scanned.step, sources.local.shape[0] - 1),
-            min(col // scanned.step, sources.local.shape[1] - 1),
+        place = (
+            min(max(row // scanned.step, 0), sources.local.shape[0] - 1),
+            min(max(col // scanned.step, 0), sources.local.shape[1] - 1),
         )
-        _cut(pixels, masked, row, col, float(sources.local[small]), _scale(sky.noise, sky.level), stamp)
-    view = np.zeros((views.detail[0], views.detail[1]), np.float16)
-    view[: mosaic.shape[0], : mosaic.shape[1]] = stretch(mosaic, views.asinh_softening)
-    return view
+        _cut(pixels, masked, row, col, float(sources.local[place]), _scale(sky.noise, sky.level), stamp)
+    return stretch(mosaic, views.asinh_softening)
 
 
 def star_places(stars: Stars, most: int) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.instruments.base import CcdContext, Instrument
 from hpcqa.pixels.failures import BIT, in_words
 from hpcqa.pixels.fits import ExposureFile, ImageHdu, open_exposure
-from hpcqa.pixels.masks import load_mask
+from hpcqa.pixels.masks import MaskFile, open_mask
 from hpcqa.pixels.measure import Facts
 from hpcqa.pixels.profiles import reference_level
 from hpcqa.pixels.views import CcdViews, failure_of, look
@@ -97,9 +97,9 @@ def _read_file(
     results: dict[int, CcdResult] = {}
     if not path:
         return dict.fromkeys(rows, CcdResult(None, BIT["missing_file"], "no image file was found for the table's name"))
-    started = time.monotonic()
+    started, timeout = time.monotonic(), config.shard.read_timeout
     try:
-        with open_exposure(Path(path), timeout=config.shard.read_timeout) as file:
+        with open_exposure(Path(path), timeout=timeout) as file, _masks_of(path, rows, instruments, config) as masks:
             images: dict[int, ImageHdu] = {}
             for place, row in rows.items():
                 try:
@@ -108,7 +108,9 @@ def _read_file(
                     results[place] = CcdResult(None, BIT["missing_hdu"], str(error))
             # In file order, so that the file is read from front to back.
             for place in sorted(images, key=lambda place: images[place].index):
-                results[place] = _read_ccd(file, images[place], rows[place], instruments[rows[place].camera], config)
+                results[place] = _read_ccd(
+                    file, masks, images[place], rows[place], instruments[rows[place].camera], config
+                )
                 if results[place].failed & BIT["timed_out"]:
                     break
     except (DataError, EnvironmentProblem, OSError) as error:
@@ -131,20 +133,32 @@ def _bit_of(path: str, error: Exception, otherwise: str, started: float, config:
     return BIT[otherwise]
 
 
-def _read_ccd(file: ExposureFile, hdu: ImageHdu, row: CcdRow, instrument: Instrument, config: Config) -> CcdResult:
+def _masks_of(path: str, rows: Mapping[int, CcdRow], instruments: Mapping[str, Instrument], config: Config) -> MaskFile:
+    """The mask file beside an image file."""
+    if not config.shard.use_masks:
+        return MaskFile(None)
+    camera = next(iter(rows.values())).camera
+    return open_mask(Path(path), instruments[camera], config.shard.read_timeout)
+
+
+def _read_ccd(
+    file: ExposureFile, masks: MaskFile, hdu: ImageHdu, row: CcdRow, instrument: Instrument, config: Config
+) -> CcdResult:
     started = time.monotonic()
     if len(hdu.shape) != 2 or min(hdu.shape) < config.shard.min_size:
         return CcdResult(None, BIT["wrong_shape"], f"{file.path}[{hdu.index}]: {hdu.shape} pixels")
     try:
         pixels = file.read(hdu, out=_buffer(hdu.shape))
-        masked, problem = _mask(file.path, hdu, row, instrument, config)
+        mask = masks.load(hdu, row.context, instrument)
     except (DataError, EnvironmentProblem, OSError) as error:
         return CcdResult(None, _bit_of(str(file.path), error, "unreadable_pixels", started, config), str(error))
     failed = failure_of(pixels, config.shard.min_size)
     if failed:
         return CcdResult(None, failed, f"{file.path}[{hdu.index}]: {in_words(failed)}")
     try:
-        return CcdResult(look(pixels, masked, facts_of(row, instrument, problem, file.primary, hdu), config.views))
+        return CcdResult(
+            look(pixels, mask.masked, facts_of(row, instrument, mask.problem, file.primary, hdu), config.views)
+        )
     except Exception as error:
         logger.exception("%s[%d]: cannot be measured", file.path, hdu.index)
         return CcdResult(None, BIT["not_measured"], f"{file.path}[{hdu.index}]: {type(error).__name__}: {error}")
@@ -159,16 +173,6 @@ def _buffer(shape: tuple[int, int]) -> np.ndarray:
     if buffer is None or buffer.shape != shape:
         buffer = _local.buffer = np.empty(shape, np.float32)
     return buffer
-
-
-def _mask(path: Path, hdu: ImageHdu, row: CcdRow, instrument: Instrument, config: Config) -> tuple[np.ndarray, str]:
-    """Masked pixels, and what is wrong with the mask. A mask that covers everything is not believed."""
-    if not config.shard.use_masks:
-        return np.zeros(hdu.shape, np.bool_), ""
-    result = load_mask(path, hdu, row.context, instrument, hdu.shape)
-    if result.problem and result.masked.all():
-        return np.zeros(hdu.shape, np.bool_), result.problem
-    return result.masked, result.problem
 
 
 def facts_of(row: CcdRow, instrument: Instrument, problem: str, primary: Mapping[str, Any], hdu: ImageHdu) -> Facts:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hpcqa.instruments.base import HEADER_NUMBERS, Region
-from hpcqa.pixels import profiles
+from hpcqa.pixels import layout, profiles
 from hpcqa.pixels.background import Scan, Sky, Sources
+from hpcqa.pixels.cutouts import Binned
 from hpcqa.pixels.stars import (
     DIP,
     E1,
@@ -24,11 +25,9 @@ from hpcqa.pixels.stars import (
     STACK_HALF,
     Peaks,
     Stars,
-    common_displacement,
-    gradient_coherence,
-    line_cover,
 )
 
+_AWAY = np.hypot(*np.mgrid[-STACK_HALF : STACK_HALF + 1, -STACK_HALF : STACK_HALF + 1])
 FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 MEASURED: tuple[tuple[str, str, str], ...] = (
@@ -159,9 +158,8 @@ class Found:
     sources: Sources
     peaks: Peaks
     stars: Stars
+    context: Binned
     background: np.ndarray  # (H, W) float32 ADU, NaN where unknown
-    context_cells: np.ndarray  # (h, w) float32 ADU without sources, NaN where unknown
-    context_counts: np.ndarray  # (h, w) native pixels behind each
 
 
 def pack(values: Mapping[str, float]) -> np.ndarray:
@@ -195,20 +193,17 @@ def measure(pixels: np.ndarray, masked: np.ndarray, found: Found, facts: Facts) 
     expected = expected_noise(found.sky.level, facts)
     numbers = _sky_numbers(found.sky, expected, facts)
     numbers |= _fraction_numbers(found, masked, facts)
-    numbers |= profiles.amplifier_numbers(pixels, masked, found.scanned, found.sources, found.sky, expected, facts)
+    numbers |= profiles.amplifier_numbers(
+        pixels, masked, found.scanned, found.sources, found.sky, expected, facts.amplifiers
+    )
     numbers |= profiles.stripe_numbers(found.scanned, found.sky.noise)
-    numbers |= profiles.pattern_numbers(found.context_cells, found.context_counts, found.sky, _context_step(found))
+    numbers |= profiles.pattern_numbers(found.context, found.sky)
     numbers |= profiles.map_numbers(found.background, found.sky.level, expected)
     numbers |= profiles.edge_numbers(found.scanned, found.sources, found.sky.level, expected)
     numbers |= _star_numbers(found.stars, facts)
     numbers |= _source_numbers(found, facts)
     numbers |= _depth_numbers(found.sky, numbers, facts)
     return numbers | dict(facts.header)
-
-
-def _context_step(found: Found) -> int:
-    rows = found.scanned.mean.shape[0] * found.scanned.step
-    return max(1, round(rows / max(1, np.isfinite(found.context_cells).any(axis=1).sum())))
 
 
 def expected_noise(level: float, facts: Facts) -> float:
@@ -302,8 +297,8 @@ def stack_numbers(stack: np.ndarray) -> dict[str, float]:
     highest = float(stack.max())
     if highest <= 0:
         return {}
-    away = np.hypot(*np.mgrid[-STACK_HALF : STACK_HALF + 1, -STACK_HALF : STACK_HALF + 1])
-    rings = np.array([stack[(away >= k - 0.5) & (away < k + 0.5)].mean() for k in range(STACK_HALF)])
+    ring = np.floor(_AWAY + 0.5).astype(int).ravel()
+    rings = (np.bincount(ring, stack.ravel()) / np.bincount(ring))[:STACK_HALF]
     top = float(rings.max())
     half = int(np.flatnonzero(rings >= 0.5 * top)[-1]) + 1 if top > 0 else 1
     turned = stack[::-1, ::-1]
@@ -314,15 +309,15 @@ def stack_numbers(stack: np.ndarray) -> dict[str, float]:
         "stack_dip": 1.0 - float(rings[:2].mean()) / top if top > 0 else math.nan,
         "stack_second": float(stack[aside].max()) / highest if aside.any() else math.nan,
         "stack_asymmetry": float(np.abs(stack - turned).sum() / max(np.abs(stack).sum() * 2, 1e-12)),
-        "stack_wings": float(stack[away > 2 * half].sum()),
+        "stack_wings": float(stack[2 * half < _AWAY].sum()),
     }
 
 
 def _source_numbers(found: Found, facts: Facts) -> dict[str, float]:
     peaks, sources, scanned = found.peaks, found.sources, found.scanned
     area = float(scanned.count.sum(dtype=np.float64)) * (facts.pixel_scale / 60.0) ** 2
-    c, s = gradient_coherence(sources.smooth, sources.found)
-    pairs = common_displacement(peaks)
+    c, s = layout.gradient_coherence(sources.smooth, sources.found)
+    pairs = layout.common_displacement(peaks)
     num = len(peaks)
     detected = float(np.count_nonzero(sources.found))
     return {
@@ -330,15 +325,15 @@ def _source_numbers(found: Found, facts: Facts) -> dict[str, float]:
         "bright_sources": math.log10((np.count_nonzero(peaks.significance > 30) + 1) / area) if area > 0 else math.nan,
         "saturated_stars": found.stars.num_saturated / area if area > 0 else math.nan,
         "trail_coherence": math.hypot(c, s),
-        "trail_length": profiles.trail_length(sources.found, c, s) * scanned.step,
+        "trail_length": layout.trail_length(sources.found, c, s) * scanned.step,
         "pair_excess": pairs.excess,
         "pair_share": pairs.share,
         "pair_separation": pairs.separation,
-        "line_cover": line_cover(profiles.coarse(sources.found), 36),
+        "line_cover": layout.line_cover(layout.coarse(sources.found, 128), 36),
         "source_area": detected / sources.found.size,
         "is_crowded": float(sources.crowded),
         "area_per_source": detected * scanned.step**2 / num if num else math.nan,
-    } | profiles.spread_numbers(peaks.row, peaks.col, scanned.mean.shape, scanned.step)
+    } | layout.spread_numbers(peaks.row, peaks.col, scanned.mean.shape, scanned.step)
 
 
 def _depth_numbers(sky: Sky, numbers: Mapping[str, float], facts: Facts) -> dict[str, float]:

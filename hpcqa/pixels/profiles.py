@@ -1,25 +1,26 @@
-"""Numbers of the sky's structure: amplifiers, stripes, patterns, gradients, edges, and how sources spread.
+"""Numbers of the sky's structure: amplifiers, stripes, patterns, gradients and edges.
 
 Levels are given relative to the sky; where the sky is near zero (sky-subtracted images) relative to the square of the
-expected noise times the gain of one, so that the numbers stay finite.
+expected noise, so that the numbers stay finite.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-import numba
 import numpy as np
+import scipy.fft
 
+from hpcqa.instruments.base import Region
 from hpcqa.pixels.background import Scan, Sky, Sources, sky
-
-if TYPE_CHECKING:
-    from hpcqa.pixels.measure import Facts
+from hpcqa.pixels.cutouts import Binned
+from hpcqa.pixels.kernels import kernel
 
 STRIP = 16  # working pixels on each side of an amplifier boundary
 CHUNKS = 8  # pieces that a step or an edge is measured in; their median counts
 SCALES = (1, 2, 4, 8, 16)
+MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
 
 
 def reference_level(level: float, expected: float) -> float:
@@ -27,13 +28,29 @@ def reference_level(level: float, expected: float) -> float:
     return max(level, expected * expected, 1e-3)
 
 
+@kernel
+def known_median(values: np.ndarray) -> float:
+    """Median of the finite values of a one-dimensional array; NaN without any."""
+    known = values[np.isfinite(values)]
+    return np.median(known) if known.size > 0 else np.nan
+
+
+# Amplifiers -----------------------------------------------------------------------------------------------------------
+
+
 def amplifier_numbers(
-    pixels: np.ndarray, masked: np.ndarray, scanned: Scan, sources: Sources, whole: Sky, expected: float, facts: Facts
+    pixels: np.ndarray,
+    masked: np.ndarray,
+    scanned: Scan,
+    sources: Sources,
+    whole: Sky,
+    expected: float,
+    amplifiers: Sequence[Region],
 ) -> dict[str, float]:
     """Noise of two amplifiers side by side and the step between them; nothing for other layouts."""
-    if len(facts.amplifiers) != 2 or not 0 < facts.amplifiers[1].col0 < pixels.shape[1]:
+    if len(amplifiers) != 2 or not 0 < amplifiers[1].col0 < pixels.shape[1]:
         return {}
-    split = facts.amplifiers[1].col0
+    split = amplifiers[1].col0
     left, right = (
         sky(pixels[:, part], masked[:, part], samples=1 << 13) for part in (slice(0, split), slice(split, None))
     )
@@ -50,27 +67,32 @@ def amplifier_numbers(
 
 def amplifier_step(scanned: Scan, sources: Sources, split: float) -> float:
     """Step of the background at a column of the working image, in ADU: right less left, a local slope taken out."""
-    cols = scanned.mean.shape[1]
     left, right = math.floor(split), math.ceil(split)
-    width = min(STRIP, left // 2, (cols - right) // 2)
+    width = min(STRIP, left // 2, (scanned.mean.shape[1] - right) // 2)
     if width < 2:
         return math.nan
     starts = (left - 2 * width, left - width, right, right + width)
-    levels = np.stack([strip_levels(scanned, sources, start, start + width) for start in starts])
+    levels = [strip_levels(scanned.mean, scanned.count, sources.near, start, start + width) for start in starts]
     far_left, near_left, near_right, far_right = levels
     slope = 0.5 * ((near_left - far_left) + (far_right - near_right))
-    steps = near_right - near_left - slope
-    steps = steps[np.isfinite(steps)]
-    return float(np.median(steps)) if len(steps) else math.nan
+    return float(known_median(near_right - near_left - slope))
 
 
-def strip_levels(scanned: Scan, sources: Sources, start: int, stop: int) -> np.ndarray:
+@kernel
+def strip_levels(mean: np.ndarray, count: np.ndarray, near: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Mean of the working pixels without sources of columns start to stop, in CHUNKS pieces along the rows."""
-    usable = (~sources.near[:, start:stop]) & (scanned.count[:, start:stop] > 0)
-    values = np.where(usable, scanned.mean[:, start:stop], 0.0).sum(axis=1, dtype=np.float64)
-    edges = np.linspace(0, len(values), CHUNKS + 1).astype(int)[:-1]
-    total, number = np.add.reduceat(values, edges), np.add.reduceat(usable.sum(axis=1), edges)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    rows = mean.shape[0]
+    levels = np.full(CHUNKS, np.nan)
+    for k in range(CHUNKS):
+        total = number = 0.0
+        for i in range(k * rows // CHUNKS, (k + 1) * rows // CHUNKS):
+            for j in range(start, stop):
+                if not near[i, j] and count[i, j] > 0:
+                    total += mean[i, j]
+                    number += 1.0
+        if number > 0:
+            levels[k] = total / number
+    return levels
 
 
 # Stripes --------------------------------------------------------------------------------------------------------------
@@ -92,103 +114,161 @@ def stripe_numbers(scanned: Scan, noise: float) -> dict[str, float]:
     return numbers
 
 
+@kernel
 def _correlation(profiles: np.ndarray, counts: np.ndarray) -> float:
-    good = (counts > 0).all(axis=0)
+    good = (counts[0] > 0) & (counts[1] > 0)
     if good.sum() < 64:
-        return math.nan
-    first, second = (_clip(high_pass(profiles[side, good])) for side in range(2))
-    scale = float(first.std() * second.std())
-    return float(np.mean(first * second)) / scale if scale > 0 else math.nan
+        return np.nan
+    first, second = clip(high_pass(profiles[0][good])), clip(high_pass(profiles[1][good]))
+    scale = first.std() * second.std()
+    return np.mean(first * second) / scale if scale > 0 else np.nan
+
+
+@kernel
+def high_pass(values: np.ndarray) -> np.ndarray:
+    """Values less their running mean over 65, shorter at the ends; float64."""
+    half = min(65, values.size) // 2
+    total = np.zeros(values.size + 1)
+    for k in range(values.size):
+        total[k + 1] = total[k] + values[k]
+    out = np.empty(values.size)
+    for k in range(values.size):
+        start, stop = max(k - half, 0), min(k + half + 1, values.size)
+        out[k] = values[k] - (total[stop] - total[start]) / (stop - start)
+    return out
+
+
+@kernel
+def clip(values: np.ndarray) -> np.ndarray:
+    """Values within four robust standard deviations of zero."""
+    limit = 4.0 * MAD * np.median(np.abs(values))
+    return np.minimum(np.maximum(values, -limit), limit) if limit > 0 else values
+
+
+@kernel
+def _profile_scatter(profile: np.ndarray, count: np.ndarray, noise: float) -> tuple[float, float, np.ndarray]:
+    """Scatter between neighbours and about the running mean, over the expected; what is left to transform."""
+    good = count > 0.25 * count.max()
+    values = profile[good]
+    if values.size < 24 or noise <= 0:
+        return np.nan, np.nan, np.empty(0)
+    expected = noise * np.sqrt(np.mean(1.0 / count[good]))
+    passed = high_pass(values)
+    neighbours = MAD * np.median(np.abs(np.diff(values))) / 2.0**0.5 / expected
+    return neighbours, MAD * np.median(np.abs(passed)) / expected, clip(passed)
 
 
 def profile_numbers(profile: np.ndarray, count: np.ndarray, noise: float) -> tuple[float, float, float, float]:
     """Of one profile: scatter between neighbours, scatter about the running mean (both over the expected), height of
     the highest peak of its power spectrum over the median (dex), and that peak's period in pixels.
     """
-    good = count > 0.25 * count.max(initial=1)
-    values, number = profile[good].astype(np.float64), count[good]
-    if len(values) < 24 or noise <= 0:
+    neighbours, wave, passed = _profile_scatter(profile, count, noise)
+    if passed.size == 0:
         return (math.nan,) * 4
-    expected = noise * float(np.sqrt(np.mean(1.0 / number)))
-    differences = np.abs(np.diff(values))
-    passed = high_pass(values)
-    power = np.abs(np.fft.rfft(_clip(passed))) ** 2
-    first = max(2, len(values) // 300)
-    middle = float(np.median(power[first:]))
+    power = np.abs(scipy.fft.rfft(passed)) ** 2
+    first = max(2, passed.size // 300)
+    middle = float(known_median(power[first:]))
     place = first + int(np.argmax(power[first:]))
-    return (
-        1.4826 * float(np.median(differences)) / math.sqrt(2.0) / expected,
-        1.4826 * float(np.median(np.abs(passed))) / expected,
-        math.log10(float(power[place]) / middle) if middle > 0 else math.nan,
-        len(values) / place,
-    )
-
-
-def high_pass(values: np.ndarray, width: int = 65) -> np.ndarray:
-    """Values less their running mean over `width`, shorter at the ends."""
-    half = min(width, len(values)) // 2
-    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    place = np.arange(len(values))
-    start, stop = np.maximum(place - half, 0), np.minimum(place + half + 1, len(values))
-    return values - (total[stop] - total[start]) / (stop - start)
-
-
-def _clip(values: np.ndarray) -> np.ndarray:
-    limit = 4.0 * 1.4826 * float(np.median(np.abs(values)))
-    return np.clip(values, -limit, limit) if limit > 0 else values
+    height = math.log10(float(power[place]) / middle) if middle > 0 else math.nan
+    return float(neighbours), float(wave), height, passed.size / place
 
 
 # Patterns -------------------------------------------------------------------------------------------------------------
 
 
-def pattern_numbers(cells: np.ndarray, counts: np.ndarray, whole: Sky, step: int) -> dict[str, float]:
-    """Structure of the context cells without sources: a peak in the power spectrum, and scatter on several scales.
-
-    Args:
-        cells: (h, w) ADU, NaN where unknown.
-        counts: (h, w) native pixels behind each.
-        whole: sky of the image.
-        step: native pixels along a cell.
-    """
-    inside = np.isfinite(cells)
-    if inside.sum() < 64 or whole.noise <= 0:
+def pattern_numbers(context: Binned, whole: Sky) -> dict[str, float]:
+    """Structure of the context cells without sources: a peak in the power spectrum, and scatter on several scales."""
+    rows, cols = extent(context.mean[1])
+    if rows * cols < 64 or whole.noise <= 0:
         return {}
-    rows, cols = int(np.flatnonzero(inside.any(axis=1))[-1]) + 1, int(np.flatnonzero(inside.any(axis=0))[-1]) + 1
-    inside, number = inside[:rows, :cols], counts[:rows, :cols]
-    flat = np.where(inside, cells[:rows, :cols] - np.float32(whole.level), np.float32(0))
-    flat = np.where(inside, flat - np.float32(np.median(flat[inside])), np.float32(0))
-    numbers = {f"scatter_{scale}": _scatter(flat, inside, number, scale, whole.noise) for scale in SCALES}
-    limit = 4.0 * 1.4826 * float(np.median(np.abs(flat[inside])))
-    power = np.abs(np.fft.rfft2(np.clip(flat, -limit, limit))) ** 2
-    rate_row, rate_col = np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(cols)[None, :]
-    rate = np.hypot(rate_row, rate_col)
-    # Lower frequencies belong to gradients and ghosts.
-    allowed = rate > 4.0 / min(rows, cols)
-    if not allowed.any():
-        return numbers
-    place = int(np.argmax(np.where(allowed, power, -1.0)))
-    middle = float(np.median(power[allowed]))
-    if middle > 0:
-        numbers["pattern_power"] = math.log10(float(power.flat[place]) / middle)
-        numbers["pattern_wavelength"] = step / float(rate.flat[place])
+    flat, limit = _centred(context.mean[1], rows, cols)
+    number = context.count[1][:rows, :cols]
+    spreads = _scatters(flat, number, whole.noise, len(SCALES))
+    numbers = {f"scatter_{scale}": float(value) for scale, value in zip(SCALES, spreads, strict=True)}
+    power = np.abs(scipy.fft.rfft2(np.clip(flat, -limit, limit)))
+    height, rate = _pattern_peak(power, rows, cols)
+    numbers["pattern_power"] = float(height)
+    numbers["pattern_wavelength"] = context.bin / float(rate) if rate > 0 else math.nan
     return numbers
 
 
-def _scatter(flat: np.ndarray, inside: np.ndarray, number: np.ndarray, scale: int, noise: float) -> float:
-    """log10 of the robust scatter of scale x scale averages over what white noise would give."""
-    rows, cols = (flat.shape[0] // scale) * scale, (flat.shape[1] // scale) * scale
-    if rows == 0 or cols == 0:
-        return math.nan
-    weight = np.where(inside, number, 0)[:rows, :cols].astype(np.float64)
-    shape = (rows // scale, scale, cols // scale, scale)
-    behind = weight.reshape(shape).sum(axis=(1, 3))
-    total = (flat[:rows, :cols] * weight).reshape(shape).sum(axis=(1, 3))
-    good = behind > 0.25 * behind.max()
-    if good.sum() < 6:
-        return math.nan
-    z = total[good] / behind[good] / (noise / np.sqrt(behind[good]))
-    spread = 1.4826 * float(np.median(np.abs(z - np.median(z))))
-    return math.log10(spread) if spread > 0 else math.nan
+@kernel
+def extent(cells: np.ndarray) -> tuple[int, int]:
+    """Rows and columns of the smallest corner that holds all finite cells."""
+    rows = cols = 0
+    for i in range(cells.shape[0]):
+        for j in range(cells.shape[1]):
+            if np.isfinite(cells[i, j]):
+                rows, cols = i + 1, max(cols, j + 1)
+    return rows, cols
+
+
+@kernel
+def _centred(cells: np.ndarray, rows: int, cols: int) -> tuple[np.ndarray, float]:
+    """Cells less their median, 0 where unknown; four robust standard deviations."""
+    middle = known_median(cells.ravel())
+    out = np.zeros((rows, cols), np.float32)
+    for i in range(rows):
+        for j in range(cols):
+            if np.isfinite(cells[i, j]):
+                out[i, j] = cells[i, j] - middle
+    known = out.ravel()[np.isfinite(cells[:rows, :cols].copy().ravel())]
+    return out, 4.0 * MAD * np.median(np.abs(known))
+
+
+@kernel
+def _scatters(flat: np.ndarray, number: np.ndarray, noise: float, num: int) -> np.ndarray:
+    """log10 of the robust scatter of averages over 1, 2, 4... cells over what white noise would give: (num,)."""
+    out = np.full(num, np.nan)
+    weight = number.astype(np.float64)
+    total = flat * weight
+    for scale in range(num):
+        z = np.empty(weight.size)
+        enough = 0.25 * weight.max()
+        found = 0
+        for i in range(weight.shape[0]):
+            for j in range(weight.shape[1]):
+                if weight[i, j] > enough:
+                    z[found] = total[i, j] / weight[i, j] ** 0.5 / noise
+                    found += 1
+        if found >= 6:
+            # A few thousand values tell the scatter to one percent.
+            thinned = z[: found : max(1, found // 16384)]
+            spread = MAD * np.median(np.abs(thinned - np.median(thinned)))
+            out[scale] = np.log10(spread) if spread > 0 else np.nan
+        rows, cols = weight.shape[0] // 2, weight.shape[1] // 2
+        if rows == 0 or cols == 0:
+            break
+        wider, wider_weight = np.zeros((rows, cols)), np.zeros((rows, cols))
+        for i in range(2 * rows):
+            for j in range(2 * cols):
+                wider[i // 2, j // 2] += total[i, j]
+                wider_weight[i // 2, j // 2] += weight[i, j]
+        total, weight = wider, wider_weight
+    return out
+
+
+@kernel
+def _pattern_peak(amplitude: np.ndarray, rows: int, cols: int) -> tuple[float, float]:
+    """Highest power over the median (dex) and its frequency per cell; low frequencies belong to gradients, ghosts."""
+    lowest = 4.0 / min(rows, cols)
+    allowed = np.empty(amplitude.size)
+    found = 0
+    best, best_rate = -1.0, 0.0
+    for i in range(amplitude.shape[0]):
+        down = min(i, rows - i) / rows
+        for j in range(amplitude.shape[1]):
+            rate = (down * down + (j / cols) ** 2) ** 0.5
+            if rate <= lowest:
+                continue
+            allowed[found] = amplitude[i, j]
+            found += 1
+            if amplitude[i, j] > best:
+                best, best_rate = amplitude[i, j], rate
+    if found == 0:
+        return np.nan, 0.0
+    middle = np.median(allowed[: found : max(1, found // 16384)])
+    return (2.0 * np.log10(best / middle) if middle > 0 and best > 0 else np.nan), best_rate
 
 
 # The background map ---------------------------------------------------------------------------------------------------
@@ -196,74 +276,97 @@ def _scatter(flat: np.ndarray, inside: np.ndarray, number: np.ndarray, scale: in
 
 def map_numbers(background: np.ndarray, level: float, expected: float) -> dict[str, float]:
     """Plane, scatter, extremes and quadrants of a background map (H, W) in ADU, NaN where unknown."""
-    inside = np.isfinite(background)
-    if inside.sum() < 12:
+    rows, cols = extent(background)
+    inside = background[:rows, :cols]
+    known = int(np.count_nonzero(np.isfinite(inside)))
+    if known < 12 or min(rows, cols) < 4:
         return {}
-    rows, cols = int(np.flatnonzero(inside.any(axis=1))[-1]) + 1, int(np.flatnonzero(inside.any(axis=0))[-1]) + 1
-    inside = inside[:rows, :cols]
-    relative = (background[:rows, :cols] - level) / reference_level(level, expected)
-    plane, slope_row, slope_col = _plane(relative, inside)
-    rest = np.where(inside, relative - plane, np.nan)
-    smooth = _mean_of_nine(rest)
-    numbers = {
-        "gradient_row": slope_row,
-        "gradient_col": slope_col,
-        "gradient": math.hypot(slope_row, slope_col),
-        "map_rms": 1.4826 * float(np.nanmedian(np.abs(rest - np.nanmedian(rest)))),
-        "map_high": float(np.nanmax(smooth)),
-        "map_low": float(np.nanmin(smooth)),
-        "map_missing": 1.0 - float(inside.mean()),
-    }
-    return numbers | _parts(relative, rest)
-
-
-def _plane(relative: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """A plane through the map by least squares, refitted without what lies 3 sigma off; slopes across the whole map."""
-    rows, cols = relative.shape
-    y, x = np.mgrid[0:rows, 0:cols]
-    design = np.stack([np.ones(relative.shape), y / max(rows - 1, 1) - 0.5, x / max(cols - 1, 1) - 0.5], axis=-1)
-    used = inside
-    for _ in range(3):
-        answer = np.linalg.lstsq(design[used], relative[used], rcond=None)[0]
-        rest = np.where(inside, relative - design @ answer, np.nan)
-        limit = 3.0 * 1.4826 * float(np.nanmedian(np.abs(rest))) + 1e-12
-        used = inside & (np.abs(np.nan_to_num(rest, nan=np.inf)) <= limit)
-        if used.sum() < 6:
-            break
-    return design @ answer, float(answer[1]), float(answer[2])
-
-
-def _mean_of_nine(values: np.ndarray) -> np.ndarray:
-    """Mean of the known cells among nine; NaN where fewer than four are known."""
-    known = np.isfinite(values)
-    padded, number = np.pad(np.where(known, values, 0.0), 1), np.pad(known.astype(float), 1)
-    rows, cols = values.shape
-    shifts = [(a, b) for a in range(3) for b in range(3)]
-    total = sum(padded[a : a + rows, b : b + cols] for a, b in shifts)
-    count = sum(number[a : a + rows, b : b + cols] for a, b in shifts)
-    enough = count >= 4
-    mean = np.where(enough, total / np.maximum(count, 1), np.nan)
-    return mean if enough.any() else np.where(known, values, np.nan)
-
-
-def _parts(relative: np.ndarray, rest: np.ndarray) -> dict[str, float]:
-    rows, cols = relative.shape
-    if rows < 4 or cols < 4:
-        return {}
-    halves = [slice(0, rows // 2), slice(rows // 2, rows)], [slice(0, cols // 2), slice(cols // 2, cols)]
-    quadrants = [_median(relative[a, b]) for a in halves[0] for b in halves[1]]
-    border = np.ones(rest.shape, bool)
-    border[1:-1, 1:-1] = False
-    centre = rest[rows // 4 : rows - rows // 4, cols // 4 : cols - cols // 4]
+    relative = ((inside - level) / reference_level(level, expected)).astype(np.float64)
+    slope_row, slope_col, rest = _less_plane(relative)
+    rms, high, low = _extremes(rest)
+    spread, curvature = _parts(relative, rest)
     return {
-        "quadrant_spread": max(quadrants) - min(quadrants),
-        "map_curvature": _median(centre) - _median(rest[border]),
+        "gradient_row": float(slope_row),
+        "gradient_col": float(slope_col),
+        "gradient": math.hypot(slope_row, slope_col),
+        "map_rms": float(rms),
+        "map_high": float(high),
+        "map_low": float(low),
+        "map_missing": 1.0 - known / inside.size,
+        "quadrant_spread": float(spread),
+        "map_curvature": float(curvature),
     }
 
 
-def _median(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else math.nan
+@kernel
+def _less_plane(relative: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """Slopes across the map of the plane that fits it best, and the map less that plane.
+
+    Least squares, refitted twice without what lies 3 sigma off.
+    """
+    rows, cols = relative.shape
+    answer = np.zeros(3)
+    rest = relative - known_median(relative.ravel())
+    for _ in range(3):
+        limit = 3.0 * MAD * known_median(np.abs(rest.ravel())) + 1e-9
+        matrix, vector = np.zeros((3, 3)), np.zeros(3)
+        term = np.ones(3)
+        for i in range(rows):
+            term[1] = i / (rows - 1) - 0.5
+            for j in range(cols):
+                term[2] = j / (cols - 1) - 0.5
+                if abs(rest[i, j]) <= limit:
+                    for a in range(3):
+                        vector[a] += term[a] * relative[i, j]
+                        for b in range(3):
+                            matrix[a, b] += term[a] * term[b]
+        if np.linalg.det(matrix) <= 1e-6 * max(matrix[0, 0], 1.0) ** 3:
+            break
+        answer = np.linalg.solve(matrix, vector)
+        for i in range(rows):
+            for j in range(cols):
+                plane = answer[0] + answer[1] * (i / (rows - 1) - 0.5) + answer[2] * (j / (cols - 1) - 0.5)
+                rest[i, j] = relative[i, j] - plane
+    return answer[1], answer[2], rest
+
+
+@kernel
+def _extremes(rest: np.ndarray) -> tuple[float, float, float]:
+    """Robust scatter, and the highest and lowest mean of nine cells of which at least four are known."""
+    rows, cols = rest.shape
+    flat = rest.ravel()
+    rms = MAD * known_median(np.abs(flat - known_median(flat)))
+    high, low = -np.inf, np.inf
+    for i in range(rows):
+        for j in range(cols):
+            total = number = 0.0
+            for a in range(max(i - 1, 0), min(i + 2, rows)):
+                for b in range(max(j - 1, 0), min(j + 2, cols)):
+                    if np.isfinite(rest[a, b]):
+                        total += rest[a, b]
+                        number += 1.0
+            if number >= 4.0:
+                high, low = max(high, total / number), min(low, total / number)
+    return rms, high, low
+
+
+@kernel
+def _parts(relative: np.ndarray, rest: np.ndarray) -> tuple[float, float]:
+    """Largest less smallest median of the quadrants; median of the centre less that of the border."""
+    rows, cols = relative.shape
+    high, low = -np.inf, np.inf
+    for a in range(2):
+        for b in range(2):
+            part = relative[a * rows // 2 : (a + 1) * rows // 2, b * cols // 2 : (b + 1) * cols // 2]
+            middle = known_median(part.copy().ravel())
+            if np.isfinite(middle):
+                high, low = max(high, middle), min(low, middle)
+    border = np.concatenate((rest[0], rest[-1], rest[:, 0].copy(), rest[:, -1].copy()))
+    centre = rest[rows // 4 : rows - rows // 4, cols // 4 : cols - cols // 4]
+    return high - low, known_median(centre.copy().ravel()) - known_median(border)
+
+
+# Edges ----------------------------------------------------------------------------------------------------------------
 
 
 def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float) -> dict[str, float]:
@@ -272,78 +375,35 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
     if min(scanned.mean.shape) < 8 * width:
         return {}
     usable = (~sources.near) & (scanned.count > 0)
-    values = np.where(usable, scanned.mean, np.float32(0))
-    excesses = []
-    for turned, good in (
-        (values, usable),
-        (values[::-1], usable[::-1]),
-        (values.T, usable.T),
-        (values.T[::-1], usable.T[::-1]),
-    ):
-        edge = _chunk_means(turned[:width], good[:width])
-        inner = _chunk_means(turned[2 * width : 4 * width], good[2 * width : 4 * width])
-        excesses.append(_median(edge - inner))
-    known = [value for value in excesses if math.isfinite(value)]
+    mean = scanned.mean
+    turned = ((mean, usable), (mean[::-1], usable[::-1]), (mean.T, usable.T), (mean.T[::-1], usable.T[::-1]))
+    pieces = 4 * width
+    excesses = [
+        edge_excess(np.ascontiguousarray(values[:pieces]), np.ascontiguousarray(good[:pieces]), width)
+        for values, good in turned
+    ]
+    known = [float(value) for value in excesses if math.isfinite(value)]
     if not known:
         return {}
     reference = reference_level(level, expected)
     return {"edge_excess": max(known) / reference, "edge_deficit": min(known) / reference}
 
 
-def _chunk_means(values: np.ndarray, good: np.ndarray) -> np.ndarray:
-    starts = np.linspace(0, values.shape[1], CHUNKS + 1).astype(int)[:-1]
-    total = np.add.reduceat(values.sum(axis=0, dtype=np.float64), starts)
-    number = np.add.reduceat(good.sum(axis=0), starts)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
-
-
-# Sources --------------------------------------------------------------------------------------------------------------
-
-
-def spread_numbers(rows: np.ndarray, cols: np.ndarray, small: tuple[int, int], step: int) -> dict[str, float]:
-    """How evenly the sources (native pixels) spread over the CCD."""
-    height, width = small[0] * step, small[1] * step
-    quadrant = 2 * (rows >= height / 2).astype(int) + (cols >= width / 2).astype(int)
-    counts = np.bincount(quadrant, minlength=4)
-    mean = counts.mean()
-    part = (np.minimum(rows / height * 8, 7).astype(int) * 8 + np.minimum(cols / width * 8, 7).astype(int)).astype(int)
-    return {
-        "source_unevenness": float(np.ptp(counts)) / math.sqrt(mean) if mean > 0 else math.nan,
-        "empty_share": 1.0 - len(np.unique(part)) / 64,
-    }
-
-
-def coarse(found: np.ndarray, side: int = 128) -> np.ndarray:
-    """A detection map with at most `side` rows and columns: set where any pixel of a block is."""
-    step = max(1, -(-max(found.shape) // side))
-    rows, cols = -(-found.shape[0] // step), -(-found.shape[1] // step)
-    padded = np.zeros((rows * step, cols * step), np.bool_)
-    padded[: found.shape[0], : found.shape[1]] = found
-    return np.ascontiguousarray(padded.reshape(rows, step, cols, step).any(axis=(1, 3)))
-
-
-@numba.njit(cache=True, nogil=True)
-def trail_length(found: np.ndarray, c: float, s: float) -> float:
-    """Mean length of runs of detected pixels along the sources' common axis, less that across it, in pixels.
-
-    `c` and `s` are the components of the mean gradient axis; trails lie across it. Runs are taken along the nearest of
-    rows, columns and diagonals.
-    """
-    angle = 0.5 * np.arctan2(s, c) + 0.5 * np.pi
-    lengths = np.zeros(2)
-    for k in range(2):
-        turn = angle + 0.5 * np.pi * k
-        dx, dy = round(np.cos(turn)), round(np.sin(turn))
-        unit = (dx * dx + dy * dy) ** 0.5
-        starts = pixels = 0
-        for i in range(found.shape[0]):
-            for j in range(found.shape[1]):
-                if not found[i, j]:
-                    continue
-                pixels += 1
-                a, b = i - dy, j - dx
-                outside = a < 0 or b < 0 or a >= found.shape[0] or b >= found.shape[1]
-                if outside or not found[a, b]:
-                    starts += 1
-        lengths[k] = unit * pixels / max(starts, 1)
-    return lengths[0] - lengths[1]
+@kernel
+def edge_excess(mean: np.ndarray, usable: np.ndarray, width: int) -> float:
+    """Mean of the first `width` rows less that of rows 2 width to 4 width: the median of CHUNKS pieces."""
+    cols = mean.shape[1]
+    excesses = np.full(CHUNKS, np.nan)
+    for k in range(CHUNKS):
+        total, number = np.zeros(2), np.zeros(2)
+        for i in range(4 * width):
+            part = 0 if i < width else 1
+            if width <= i < 2 * width:
+                continue
+            for j in range(k * cols // CHUNKS, (k + 1) * cols // CHUNKS):
+                if usable[i, j]:
+                    total[part] += mean[i, j]
+                    number[part] += 1.0
+        if number[0] > 0 and number[1] > 0:
+            excesses[k] = total[0] / number[0] - total[1] / number[1]
+    return known_median(excesses)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from hpcqa.pixels.background import Scan, Sources
+from hpcqa.pixels.kernels import kernel
 
 PEAK_SIGMA = 5.0
 MOST_PEAKS = 20000
@@ -47,7 +47,7 @@ class Peaks:
         return len(self.row)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _is_peak(image: np.ndarray, i: int, j: int) -> bool:
     """Whether a pixel is the largest of nine; of equal neighbours the first in reading order wins."""
     value = image[i, j]
@@ -59,7 +59,7 @@ def _is_peak(image: np.ndarray, i: int, j: int) -> bool:
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _peaks(image: np.ndarray, threshold: float, rows: np.ndarray, cols: np.ndarray, heights: np.ndarray) -> int:
     num = 0
     for i in range(1, image.shape[0] - 1):
@@ -86,7 +86,7 @@ def find_peaks(scanned: Scan, sources: Sources, *, threshold: float = PEAK_SIGMA
     return Peaks(row, col, height, (height / noise).astype(np.float32))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _brightest_near(pixels: np.ndarray, row: int, col: int, reach: int) -> tuple[int, int]:
     """The pixel within `reach` whose 3x3 sum is largest."""
     best, found_row, found_col = -np.inf, row, col
@@ -101,7 +101,7 @@ def _brightest_near(pixels: np.ndarray, row: int, col: int, reach: int) -> tuple
     return found_row, found_col
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _is_usable(pixels: np.ndarray, masked: np.ndarray, row: int, col: int, full: float) -> int:
     """0 usable, 1 saturated, 2 masked or not finite within two pixels, 3 at the edge."""
     rows, cols = pixels.shape
@@ -118,7 +118,7 @@ def _is_usable(pixels: np.ndarray, masked: np.ndarray, row: int, col: int, full:
     return 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _weighted(
     pixels: np.ndarray, masked: np.ndarray, level: float, y: float, x: float, width: float, out: np.ndarray
 ) -> None:
@@ -152,7 +152,7 @@ def _weighted(
             out[6] += weight * weight
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _unweighted(xx: float, yy: float, xy: float, width: float) -> tuple[float, float, float, bool]:
     """Second moments with a circular Gaussian weight taken out: C = (M^-1 - 1/w^2)^-1."""
     determinant = xx * yy - xy * xy
@@ -169,7 +169,7 @@ def _unweighted(xx: float, yy: float, xy: float, width: float) -> tuple[float, f
     return b / rest, a / rest, -c / rest, True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _shape(
     pixels: np.ndarray, masked: np.ndarray, level: float, row: int, col: int, noise: float, out: np.ndarray
 ) -> bool:
@@ -204,7 +204,7 @@ def _shape(
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _profile(pixels: np.ndarray, masked: np.ndarray, level: float, out: np.ndarray) -> None:
     """Half-light ring and central dip from one-pixel rings about the star's centre."""
     total, number = np.zeros(RINGS), np.zeros(RINGS)
@@ -232,7 +232,7 @@ def _profile(pixels: np.ndarray, masked: np.ndarray, level: float, out: np.ndarr
             break
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _measure(
     pixels: np.ndarray,
     masked: np.ndarray,
@@ -345,7 +345,7 @@ def _point_like(table: np.ndarray) -> np.ndarray:
     return good & (np.abs(sizes - centre) < 0.25)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _stack_kernel(pixels: np.ndarray, masked: np.ndarray, centres: np.ndarray, half: int) -> tuple[np.ndarray, int]:
     side = 2 * half + 1
     total = np.zeros((side, side))
@@ -375,104 +375,3 @@ def _stack(pixels: np.ndarray, masked: np.ndarray, chosen: np.ndarray) -> np.nda
     centres = np.ascontiguousarray(chosen[:, [X, Y]])
     total, num = _stack_kernel(pixels, masked, centres, STACK_HALF)
     return (total / max(num, 1)).astype(np.float32)
-
-
-# Doubles and trails from where the sources are ----------------------------------------------------------------------
-
-
-@numba.njit(cache=True, nogil=True)
-def _pair_histogram(rows: np.ndarray, cols: np.ndarray, reach: float, width: float, nearest: float) -> np.ndarray:
-    """Displacements between peaks, half a plane: (2n, n) counts of width x width native pixels."""
-    bins = int(reach / width)
-    counts = np.zeros((2 * bins, bins), np.int32)
-    for k in range(rows.shape[0]):
-        for m in range(k):
-            dy, dx = rows[k] - rows[m], cols[k] - cols[m]
-            if dx < 0 or (dx == 0 and dy < 0):
-                dy, dx = -dy, -dx
-            if dx * dx + dy * dy < nearest * nearest:
-                continue
-            i, j = int(np.floor(dy / width)) + bins, int(dx / width)
-            if 0 <= i < 2 * bins and j < bins:
-                counts[i, j] += 1
-    return counts
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The displacement that most pairs of peaks share.
-
-    Attributes:
-        excess: pairs above the mean of all displacements, in units of the square root of that mean.
-        share: those pairs over the number of peaks.
-        separation: length of the displacement, native pixels.
-    """
-
-    excess: float
-    share: float
-    separation: float
-
-
-def common_displacement(peaks: Peaks, *, most: int = 200, reach: float = 240.0, width: float = 6.0) -> Pairs:
-    """Look for double exposures: many pairs of the brightest peaks with one and the same displacement."""
-    rows, cols = peaks.row[:most], peaks.col[:most]
-    if len(rows) < 8:
-        return Pairs(np.nan, np.nan, np.nan)
-    counts = _pair_histogram(rows, cols, reach, width, 2 * width).astype(np.float64)
-    # Two by two bins, so that a displacement at the corner of bins counts in full.
-    summed = counts[:-1, :-1] + counts[1:, :-1] + counts[:-1, 1:] + counts[1:, 1:]
-    mean = float(summed.mean())
-    best = int(np.argmax(summed))
-    i, j = divmod(best, summed.shape[1])
-    above = float(summed[i, j]) - mean
-    separation = width * float(np.hypot(i + 1 - counts.shape[0] // 2, j + 1))
-    return Pairs(above / (mean + 1.0) ** 0.5, above / len(rows), separation)
-
-
-@numba.njit(cache=True, nogil=True)
-def gradient_coherence(image: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """How far the gradients over detected pixels share one axis.
-
-    Returns:
-        Two components (cos and sin of twice the angle) of the mean axis, each -1 to 1; (0, 0) for round sources. Each
-        pixel counts once, whatever its gradient, so that a bright star does not outweigh the others.
-    """
-    c = s = number = 0.0
-    for i in range(1, image.shape[0] - 1):
-        for j in range(1, image.shape[1] - 1):
-            if not found[i, j]:
-                continue
-            gx = image[i, j + 1] - image[i, j - 1]
-            gy = image[i + 1, j] - image[i - 1, j]
-            power = gx * gx + gy * gy
-            if power > 0.0:
-                c += (gx * gx - gy * gy) / power
-                s += 2.0 * gx * gy / power
-                number += 1.0
-    if number == 0.0:
-        return 0.0, 0.0
-    return c / number, s / number
-
-
-@numba.njit(cache=True, nogil=True)
-def line_cover(found: np.ndarray, num_angles: int) -> float:
-    """Largest share of a straight line across the image that lies on detected pixels (satellites, airplanes).
-
-    Lines at least half as long as the image's short side, three pixels wide.
-    """
-    rows, cols = found.shape
-    reach = int((rows * rows + cols * cols) ** 0.5) + 3
-    best = 0.0
-    for k in range(num_angles):
-        angle = np.pi * k / num_angles
-        c, s = np.cos(angle), np.sin(angle)
-        hits, length = np.zeros(2 * reach // 3 + 2), np.zeros(2 * reach // 3 + 2)
-        for i in range(rows):
-            for j in range(cols):
-                place = int((j * c + i * s + reach) / 3.0)
-                length[place] += 1.0
-                hits[place] += 1.0 if found[i, j] else 0.0
-        for place in range(hits.shape[0]):
-            if length[place] >= 1.5 * min(rows, cols):
-                best = max(best, hits[place] / length[place])
-    return best

@@ -8,7 +8,7 @@ import numpy as np
 
 from hpcqa.config import ViewsConfig
 from hpcqa.pixels import cutouts
-from hpcqa.pixels.background import cell_side, cells, find_sources, scan, sky
+from hpcqa.pixels.background import find_sources, scan, sky
 from hpcqa.pixels.failures import BIT
 from hpcqa.pixels.measure import Facts, Found, expected_noise, measure, pack, split_column
 from hpcqa.pixels.profiles import reference_level
@@ -72,21 +72,20 @@ def look(pixels: np.ndarray, masked: np.ndarray, facts: Facts, views: ViewsConfi
     stars = measure_stars(
         pixels, masked, peaks, sources, noise=whole.noise, saturation=facts.saturation, step=scanned.step
     )
-    context, context_bin = cutouts.context_view(scanned, whole, views)
-    background, background_noise, background_bin = cutouts.background_cells(scanned, sources, whole, views)
-    shape = (views.context[0], views.context[1])
-    empty, counts = cells(scanned.mean, scanned.count, sources.near, cell_side(scanned.mean.shape, shape), shape)
-    found = Found(whole, scanned, sources, peaks, stars, background, empty, counts)
+    context = cutouts.binned(scanned, sources, whole, views.context)
+    cells = cutouts.binned(scanned, sources, whole, views.background)
+    background, background_noise = cutouts.background_map(cells, whole)
+    found = Found(whole, scanned, sources, peaks, stars, context, background)
     numbers = measure(pixels, masked, found, facts)
     reference = reference_level(0.0, expected_noise(whole.level, facts))
     return CcdViews(
-        context=context,
+        context=cutouts.context_view(context, whole, views),
         background=background,
         background_noise=background_noise,
         detail=cutouts.detail_view(pixels, masked, scanned, sources, stars, whole, views),
         numbers=pack(numbers),
         level=whole.level,
         reference=reference,
-        context_bin=context_bin,
-        background_bin=background_bin,
+        context_bin=context.bin,
+        background_bin=cells.bin,
     )

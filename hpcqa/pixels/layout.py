@@ -1,0 +1,161 @@
+"""How the sources lie on a CCD: double exposures, trails, streaks, empty parts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpcqa.pixels.kernels import kernel
+from hpcqa.pixels.stars import Peaks
+
+
+@kernel
+def _pair_histogram(rows: np.ndarray, cols: np.ndarray, reach: float, width: float, nearest: float) -> np.ndarray:
+    """Displacements between peaks, half a plane: (2n, n) counts of width x width native pixels."""
+    bins = int(reach / width)
+    counts = np.zeros((2 * bins, bins), np.int32)
+    for k in range(rows.shape[0]):
+        for m in range(k):
+            dy, dx = rows[k] - rows[m], cols[k] - cols[m]
+            if dx < 0 or (dx == 0 and dy < 0):
+                dy, dx = -dy, -dx
+            if dx * dx + dy * dy < nearest * nearest:
+                continue
+            i, j = int(np.floor(dy / width)) + bins, int(dx / width)
+            if 0 <= i < 2 * bins and j < bins:
+                counts[i, j] += 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The displacement that most pairs of peaks share.
+
+    Attributes:
+        excess: pairs above the mean of all displacements, in units of the square root of that mean.
+        share: those pairs over the number of peaks.
+        separation: length of the displacement, native pixels.
+    """
+
+    excess: float
+    share: float
+    separation: float
+
+
+def common_displacement(peaks: Peaks, *, most: int = 200, reach: float = 240.0, width: float = 6.0) -> Pairs:
+    """Look for double exposures: many pairs of the brightest peaks with one and the same displacement."""
+    rows, cols = peaks.row[:most], peaks.col[:most]
+    if len(rows) < 8:
+        return Pairs(np.nan, np.nan, np.nan)
+    counts = _pair_histogram(rows, cols, reach, width, 2 * width).astype(np.float64)
+    # Two by two bins, so that a displacement at the corner of bins counts in full.
+    summed = counts[:-1, :-1] + counts[1:, :-1] + counts[:-1, 1:] + counts[1:, 1:]
+    mean = float(summed.mean())
+    best = int(np.argmax(summed))
+    i, j = divmod(best, summed.shape[1])
+    above = float(summed[i, j]) - mean
+    separation = width * float(np.hypot(i + 1 - counts.shape[0] // 2, j + 1))
+    return Pairs(above / (mean + 1.0) ** 0.5, above / len(rows), separation)
+
+
+@kernel
+def gradient_coherence(image: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """How far the gradients over detected pixels share one axis.
+
+    Returns:
+        Two components (cos and sin of twice the angle) of the mean axis, each -1 to 1; (0, 0) for round sources. Each
+        pixel counts once, whatever its gradient, so that a bright star does not outweigh the others.
+    """
+    c = s = number = 0.0
+    for i in range(1, image.shape[0] - 1):
+        for j in range(1, image.shape[1] - 1):
+            if not found[i, j]:
+                continue
+            gx = image[i, j + 1] - image[i, j - 1]
+            gy = image[i + 1, j] - image[i - 1, j]
+            power = gx * gx + gy * gy
+            if power > 0.0:
+                c += (gx * gx - gy * gy) / power
+                s += 2.0 * gx * gy / power
+                number += 1.0
+    if number == 0.0:
+        return 0.0, 0.0
+    return c / number, s / number
+
+
+@kernel
+def line_cover(found: np.ndarray, num_angles: int) -> float:
+    """Largest share of a straight line across the image that lies on detected pixels (satellites, airplanes).
+
+    Lines at least half as long as the image's short side, three pixels wide.
+    """
+    rows, cols = found.shape
+    reach = int((rows * rows + cols * cols) ** 0.5) + 3
+    best = 0.0
+    for k in range(num_angles):
+        angle = np.pi * k / num_angles
+        c, s = np.cos(angle), np.sin(angle)
+        hits, length = np.zeros(2 * reach // 3 + 2), np.zeros(2 * reach // 3 + 2)
+        for i in range(rows):
+            for j in range(cols):
+                place = int((j * c + i * s + reach) / 3.0)
+                length[place] += 1.0
+                hits[place] += 1.0 if found[i, j] else 0.0
+        for place in range(hits.shape[0]):
+            if length[place] >= 1.5 * min(rows, cols):
+                best = max(best, hits[place] / length[place])
+    return best
+
+
+def spread_numbers(rows: np.ndarray, cols: np.ndarray, small: tuple[int, int], step: int) -> dict[str, float]:
+    """How evenly the sources (native pixels) spread over the CCD."""
+    height, width = small[0] * step, small[1] * step
+    quadrant = 2 * (rows >= height / 2).astype(int) + (cols >= width / 2).astype(int)
+    counts = np.bincount(quadrant, minlength=4)
+    mean = float(counts.mean())
+    part = np.minimum(rows / height * 8, 7).astype(int) * 8 + np.minimum(cols / width * 8, 7).astype(int)
+    return {
+        "source_unevenness": float(np.ptp(counts)) / math.sqrt(mean) if mean > 0 else math.nan,
+        "empty_share": 1.0 - np.count_nonzero(np.bincount(part, minlength=64)) / 64,
+    }
+
+
+@kernel
+def coarse(found: np.ndarray, side: int) -> np.ndarray:
+    """A detection map with at most `side` rows and columns: set where any pixel of a block is."""
+    step = max(1, -(-max(found.shape[0], found.shape[1]) // side))
+    out = np.zeros((-(-found.shape[0] // step), -(-found.shape[1] // step)), np.bool_)
+    for i in range(found.shape[0]):
+        for j in range(found.shape[1]):
+            if found[i, j]:
+                out[i // step, j // step] = True
+    return out
+
+
+@kernel
+def trail_length(found: np.ndarray, c: float, s: float) -> float:
+    """Mean length of runs of detected pixels along the sources' common axis, less that across it, in pixels.
+
+    `c` and `s` are the components of the mean gradient axis; trails lie across it. Runs are taken along the nearest of
+    rows, columns and diagonals.
+    """
+    angle = 0.5 * np.arctan2(s, c) + 0.5 * np.pi
+    lengths = np.zeros(2)
+    for k in range(2):
+        turn = angle + 0.5 * np.pi * k
+        dx, dy = round(np.cos(turn)), round(np.sin(turn))
+        unit = (dx * dx + dy * dy) ** 0.5
+        starts = pixels = 0
+        for i in range(found.shape[0]):
+            for j in range(found.shape[1]):
+                if not found[i, j]:
+                    continue
+                pixels += 1
+                a, b = i - dy, j - dx
+                outside = a < 0 or b < 0 or a >= found.shape[0] or b >= found.shape[1]
+                if outside or not found[a, b]:
+                    starts += 1
+        lengths[k] = unit * pixels / max(starts, 1)
+    return lengths[0] - lengths[1]
