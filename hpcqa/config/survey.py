@@ -15,14 +15,14 @@ class InstrumentConfig:
 @dataclass(frozen=True)
 class SurveyConfig:
     simulated: bool = setting(False, "Make the survey first with `hpcqa simulate`.")
-    tables: list[str] = setting([], "survey-ccds tables (FITS, .gz, kd-tree), paths or glob patterns.", path=True)
+    tables: list[str] = setting([], "survey-ccds tables (FITS, .gz, kd-tree, Parquet), paths or glob patterns.", path=True)
     images: list[str] = setting(
         [],
         "Image directories tried in turn for a table's image_filename; empty: images/ beside the table. "
         "With no table at all these directories are scanned for exposures.",
         path=True,
     )
-    labels: list[str] = setting([], "Label lists in any known format, paths or glob patterns.", path=True)
+    labels: list[str] = setting([], "Label lists in any known format: paths, folders or glob patterns.", path=True)
     truth: str = setting("", "Truth table of a simulated survey (used by evaluate only, never by fit).", path=True)
 
 
