@@ -353,11 +353,33 @@ def running(folder: Path) -> dict[str, int]:
 
 def _uses(pid: int, folder: Path) -> bool:
     """Whether a process is one of this cluster's: a number in a stale pid file may be anybody's by now."""
+    if f"SLURM_CONF={folder}/etc/slurm.conf".encode() in _environ(pid):
+        return True
+    # Daemons of steps write their title over their environment; they keep the node's log open.
+    return _name(pid).startswith("slurm") and any(link.startswith(f"{folder}/") for link in _links(pid))
+
+
+def _name(pid: int) -> str:
     try:
-        environ = Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
-        return False
-    return f"SLURM_CONF={folder}/etc/slurm.conf".encode() in environ
+        return ""
+
+
+def _environ(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def _links(pid: int) -> list[str]:
+    """Paths of the files that a process has open."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            found.append(str(link.readlink()))
+    return found
 
 
 def stop(folder: Path) -> None:
@@ -375,21 +397,23 @@ def stop(folder: Path) -> None:
         end(pid)
 
 
+def kill_node(folder: Path, number: int) -> None:
+    """Let a node die as if its power failed: its daemon, the daemons of its steps, then what these had started."""
+    log = f"{folder}/log/slurmd.n{number}.log"
+    alive = leftovers(folder)
+    pids = [pid for name, pid in running(folder).items() if name == f"slurmd.n{number}"]
+    pids += [pid for pid in alive if _name(pid).startswith("slurmstepd") and log in _links(pid)]
+    pids += [pid for pid in alive if f"SLURMD_NODENAME=n{number}".encode() in _environ(pid)]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def leftovers(folder: Path) -> list[int]:
-    """Step daemons (slurmstepd) and what jobs left behind."""
-    mine = os.getpid()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        pid = int(entry.name)
-        if pid == mine or not _uses(pid, folder):
-            continue
-        with contextlib.suppress(OSError):
-            environ = (entry / "environ").read_bytes()
-            name = (entry / "comm").read_text().strip()
-            # A shell that only points its SLURM_CONF here is not part of the cluster.
-            if name.startswith("slurm") or b"SLURM_JOB_ID=" in environ:
-                found.append(pid)
-    return found
+    """Daemons of steps (slurmstepd) and what jobs left behind; a shell with SLURM_CONF is not part of the cluster."""
+    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+    mine = [pid for pid in pids if pid != os.getpid() and lives(pid) and _uses(pid, folder)]
+    return [pid for pid in mine if _name(pid).startswith("slurm") or b"SLURM_JOB_ID=" in _environ(pid)]
 
 
 def end(pid: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hpcqa.artifacts.folder import RunFolder
-from hpcqa.config import Config
+from hpcqa.config import Config, ResourcesConfig
 from hpcqa.errors import ConfigError, EnvironmentProblem
 from hpcqa.launch import batch, failures, jobs, progress, queue
 from hpcqa.launch.queue import JobState
@@ -116,12 +116,33 @@ def dry_run(config: Config, folder: RunFolder, wanted: Sequence[Stage]) -> list[
     return texts or [f"{folder.path}: nothing to submit, every stage is done."]
 
 
-def check_partitions(config: Config, stages: Sequence[Stage], known: Sequence[str]) -> None:
-    """ConfigError if a stage names a partition that the cluster does not have."""
+def check_partitions(config: Config, stages: Sequence[Stage], known: Mapping[str, queue.Partition]) -> None:
+    """Compare what stages ask for with the partitions that Slurm has.
+
+    Raises:
+        ConfigError: names the setting, what was asked, and what there is.
+    """
+    default = next((partition.name for partition in known.values() if partition.is_default), "")
     for stage in stages:
-        name = batch.resources_of(config, stage).partition or config.cluster.partition
+        asked = batch.resources_of(config, stage)
+        name = asked.partition or config.cluster.partition
         if name and name not in known:
             raise ConfigError(f"cluster.partition={name}: no such partition; this cluster has {', '.join(known)}.")
+        there = known.get(name or default)
+        if there is not None:
+            _check_partition(f"stage.{stage.name}", asked, there)
+
+
+def _check_partition(key: str, asked: ResourcesConfig, there: queue.Partition) -> None:
+    limits = (
+        ("minutes", asked.minutes, there.max_minutes, "minutes at most"),
+        ("gpus_per_node", asked.gpus_per_node, there.gpus, "GPUs on a node"),
+        ("tasks_per_node*cores_per_task", asked.tasks_per_node * asked.cores_per_task, there.cores, "cores on a node"),
+        ("memory_gb", asked.memory_gb, there.memory_gb, "GB on a node"),
+    )
+    for name, found, limit, what in limits:
+        if limit is not None and found > limit:
+            raise ConfigError(f"{key}.{name}={found}: partition {there.name} has {limit:g} {what}.")
 
 
 def _refuse_queued(folder: RunFolder, known: Mapping[str, Sequence[JobState]], wanted: Sequence[Stage]) -> None:

@@ -186,9 +186,69 @@ def cancel(jobs: Sequence[str]) -> None:
         run_slurm(["scancel", "--quiet", *jobs])
 
 
-def partitions() -> list[str]:
-    """Names of the cluster's partitions."""
-    return sorted(set(run_slurm(["sinfo", "--noheader", "--format=%R"]).split()))
+@dataclass(frozen=True)
+class Partition:
+    """What the largest node of a partition has; None: unlimited or unknown."""
+
+    name: str
+    is_default: bool
+    max_minutes: int | None
+    cores: int
+    memory_gb: float
+    gpus: int
+
+
+PARTITION_FORMAT = "%P|%l|%c|%m|%G"
+
+
+def partitions() -> dict[str, Partition]:
+    """The cluster's partitions by name.
+
+    Raises:
+        EnvironmentProblem: sinfo does not answer.
+    """
+    return parse_partitions(run_slurm(["sinfo", "--noheader", "--exact", f"--format={PARTITION_FORMAT}"]))
+
+
+def parse_partitions(text: str) -> dict[str, Partition]:
+    """The lines of sinfo in PARTITION_FORMAT, one for each kind of node."""
+    found: dict[str, Partition] = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) != len(PARTITION_FORMAT.split("|")):
+            continue
+        name, limit, cores, memory, gres = fields
+        plain = name.rstrip("*")
+        before = found.get(plain)
+        one = Partition(
+            plain,
+            name.endswith("*"),
+            parse_minutes(limit),
+            max(_leading(cores), before.cores if before else 0),
+            max(_leading(memory) / 1000, before.memory_gb if before else 0.0),
+            max(parse_gpus(gres), before.gpus if before else 0),
+        )
+        found[plain] = one
+    return found
+
+
+def parse_minutes(text: str) -> int | None:
+    """Minutes of Slurm's [days-]hours:minutes:seconds; None for "infinite" and the like."""
+    match = re.fullmatch(r"(?:(\d{1,6})-)?(?:(\d{1,6}):)?(\d{1,6}):(\d{1,2})", text)
+    if match is None:
+        return None
+    days, hours, minutes, _ = (int(part or 0) for part in match.groups())
+    return (days * 24 + hours) * 60 + minutes
+
+
+def parse_gpus(text: str) -> int:
+    """GPUs in a list of generic resources such as "gpu:a100:4(S:0-1),nvme:1"."""
+    return sum(int(count) for count in re.findall(r"gpu(?::[A-Za-z][^:,()]*)?:(\d{1,4})", text))
+
+
+def _leading(text: str) -> int:
+    match = re.match(r"\d{1,12}", text)
+    return int(match[0]) if match else 0
 
 
 def summary(tasks: Sequence[JobState]) -> Mapping[str, int]:

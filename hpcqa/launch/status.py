@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -141,8 +142,8 @@ def duration(seconds: float) -> str:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log without its time; empty if there is none."""
-    lines = [line for line in tail(path, 20) if " DEBUG " not in line]
+    """The last message of a log that is meant for people, without its time; empty if there is none."""
+    lines = [line for line in tail(path, 100) if re.search(r" rank \d+ (INFO|WARNING|ERROR) ", line)]
     return lines[-1].split(": ", 1)[-1] if lines else ""
 
 

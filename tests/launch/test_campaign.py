@@ -10,7 +10,7 @@ from hpcqa.errors import ConfigError, DataError, EnvironmentProblem
 from hpcqa.launch import campaign, failures, jobs, queue
 from hpcqa.launch.campaign import Step, plan
 from hpcqa.launch.jobs import Submission
-from hpcqa.launch.queue import HELD, JobState
+from hpcqa.launch.queue import HELD, JobState, Partition
 from hpcqa.stages import STAGES, stage
 
 MANIFEST, SHARD, CALIBRATE, PRETRAIN = STAGES[1:5]
@@ -67,7 +67,8 @@ def slurm(monkeypatch):
     monkeypatch.setattr(campaign, "submit", fake.submit)
     monkeypatch.setattr(queue, "need_slurm", lambda: None)
     monkeypatch.setattr(queue, "available", lambda: True)
-    monkeypatch.setattr(queue, "partitions", lambda: ["main", "long"])
+    kinds = [Partition("main", True, 60, 64, 256.0, 4), Partition("long", False, None, 64, 256.0, 0)]
+    monkeypatch.setattr(queue, "partitions", lambda: {kind.name: kind for kind in kinds})
     monkeypatch.setattr(queue, "states", lambda ids: {job: fake.states[job] for job in ids if job in fake.states})
     monkeypatch.setattr(queue, "cancel", lambda ids: setattr(fake, "cancelled", [*fake.cancelled, *ids]))
     return fake
@@ -122,6 +123,23 @@ def test_an_unknown_partition(folder, slurm):
     config = Config(cluster=ClusterConfig(partition="mian"))
     with pytest.raises(ConfigError, match=r"cluster\.partition=mian: no such partition; this cluster has main, long"):
         campaign.launch(config, folder, FLOW, whole_flow=True)
+
+
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        ({"gpus_per_node": 8}, "stage.shard.gpus_per_node=8: partition main has 4 GPUs"),
+        ({"minutes": 90}, "stage.shard.minutes=90: partition main has 60 minutes at most"),
+        ({"partition": "long", "gpus_per_node": 1}, "partition long has 0 GPUs"),
+        ({"cores_per_task": 128}, "partition main has 64 cores"),
+        ({"memory_gb": 512}, "partition main has 256 GB"),
+    ],
+)
+def test_more_than_the_partition_has(folder, slurm, resources, said):
+    config = Config(stage={"shard": ResourcesConfig(**resources)})
+    with pytest.raises(ConfigError, match=said):
+        campaign.launch(config, folder, FLOW, whole_flow=True)
+    assert slurm.submitted == []
 
 
 def test_no_slurm(folder, monkeypatch, tmp_path):

@@ -80,3 +80,15 @@ def test_without_accounting_the_queue_is_all(tmp_path, monkeypatch):
     fake(tmp_path, monkeypatch, "squeue", "printf '7|RUNNING|None|0:01|n1\\n'")
     fake(tmp_path, monkeypatch, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     assert set(queue.states(["7", "6"])) == {"7"}
+
+
+def test_partitions_by_their_largest_node():
+    text = "main*|1:00:00|4|4000|gpu:2\nmain*|1:00:00|8+|2000|(null)\nlong|2-00:30:00|1|1|gpu:a100:4(S:0-1),nvme:1\nx\n"
+    found = queue.parse_partitions(text)
+    assert found["main"] == queue.Partition("main", True, 60, 8, 4.0, 2)
+    assert (found["long"].max_minutes, found["long"].gpus, found["long"].is_default) == (48 * 60 + 30, 4, False)
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("infinite", None), ("30:00", 30), ("1:30:00", 90), ("", None)])
+def test_time_limits(text, minutes):
+    assert queue.parse_minutes(text) == minutes
