@@ -144,9 +144,9 @@ def _scan_row(
     col_total: np.ndarray,
     col_count: np.ndarray,
     saturated: np.ndarray,
-) -> tuple[float, float]:
+) -> tuple[np.float32, np.float32]:
     level, cut, full = facts
-    total = number = _ZERO
+    total, number = _ZERO, _ZERO
     for j in range(row.shape[0]):
         value = row[j]
         good = (abs(value) <= _LARGEST) & (masked[j] == 0)
@@ -185,7 +185,7 @@ def _is_constant(row: np.ndarray) -> bool:
     last = 1
     while last < row.shape[0] and row[last] == row[0]:
         last += 1
-    return last >= row.shape[0]
+    return bool(last >= row.shape[0])
 
 
 @kernel
@@ -195,7 +195,7 @@ def _scan(
     step: int,
     split: int,
     facts: tuple[np.float32, np.float32, np.float32],
-    arrays: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    arrays: tuple[np.ndarray, ...],
 ) -> int:
     mean, count, row_mean, row_count, col_total, col_count, saturated = arrays
     rows, cols = pixels.shape
@@ -214,7 +214,7 @@ def _scan(
                 col_count[k0:k1],
                 saturated[k0:k1],
             )
-            row_mean[side, i] = total / max(number, _ONE)
+            row_mean[side, i] = total / number if number > 0 else _ZERO
             row_count[side, i] = number
         _add_row(clean, valid, step, mean[i // step], count[i // step])
         constant += 1 if _is_constant(pixels[i]) else 0
@@ -247,10 +247,12 @@ def scan(pixels: np.ndarray, masked: np.ndarray, *, level: float, noise: float, 
     small = (-(-rows // step), -(-cols // step))
     cut = 5.0 * noise if noise > 0 else 1e-3 * max(abs(level), 1.0)
     facts = (np.float32(level), np.float32(cut), np.float32(saturation))
-    shapes = (small, small, (2, rows), (2, rows), (cols,), (cols,), (cols,))
-    arrays = tuple(np.zeros(shape, np.float32) for shape in shapes)
+    mean, count = np.zeros(small, np.float32), np.zeros(small, np.float32)
+    row_mean, row_count = np.zeros((2, rows), np.float32), np.zeros((2, rows), np.float32)
+    columns = np.zeros((3, cols), np.float32)
+    arrays = (mean, count, row_mean, row_count, columns[0], columns[1], columns[2])
     constant = _scan(pixels, masked.view(np.uint8), step, split, facts, arrays)
-    return Scan(step, *arrays, constant_rows=int(constant))
+    return Scan(step, mean, count, row_mean, row_count, columns[0], columns[1], columns[2], int(constant))
 
 
 # The local background and the mask of sources -------------------------------------------------------------------------

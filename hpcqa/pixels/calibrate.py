@@ -176,7 +176,8 @@ def pattern_of(maps: np.ndarray, noise: np.ndarray, floor: float) -> np.ndarray:
         usual = np.nanmedian(misfit) if np.isfinite(misfit).any() else 1.0
         trust = 1.0 / (1.0 + (np.nan_to_num(misfit, nan=np.inf) / max(usual, 1e-6)) ** 2)
         pattern = weighted_median(values, weights * trust[:, None, None])
-    return np.nan_to_num(pattern, nan=0.0).astype(np.float32)
+    known: np.ndarray = np.nan_to_num(pattern, nan=0.0).astype(np.float32)
+    return known
 
 
 def _row_median(values: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def _scale(noise: float, level: float) -> float:
 
 def stretch(z: np.ndarray, softening: float) -> np.ndarray:
     """asinh(z / softening) of a float32 image as float16, 0 where z is not finite."""
-    return _stretched(z, np.float32(1.0 / softening)).astype(np.float16)
+    return _stretched(z, 1.0 / softening).astype(np.float16)
 
 
 @kernel
@@ -77,7 +77,7 @@ def _stretched(z: np.ndarray, factor: float) -> np.ndarray:
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
             if np.isfinite(z[i, j]):
-                out[i, j] = np.arcsinh(z[i, j] * factor)
+                out[i, j] = np.arcsinh(z[i, j] * np.float32(factor))
     return out
 
 

@@ -223,7 +223,8 @@ class ShardSet:
         if view not in VIEWS:
             raise ValueError(f"view {view!r}: expected one of {', '.join(VIEWS)}")
         if view == "background":
-            return np.nan_to_num(self.background_sigmas(rows), nan=0.0).astype(np.float16)
+            sigmas: np.ndarray = np.nan_to_num(self.background_sigmas(rows), nan=0.0).astype(np.float16)
+            return sigmas
         return self._fetch(view, rows)
 
     def background_sigmas(self, rows: np.ndarray) -> np.ndarray:
@@ -237,7 +238,8 @@ class ShardSet:
         if self._patterns is not None:
             maps -= self._patterns[self._pattern[rows]]
         z = maps / np.sqrt(noise * noise + np.float32(self._views.background_floor) ** 2)
-        return np.arcsinh(z / np.float32(self._views.background_softening))
+        stretched: np.ndarray = np.arcsinh(z / np.float32(self._views.background_softening))
+        return stretched
 
     def focal_plane(self, exposure_rows: np.ndarray) -> np.ndarray:
         """All CCDs of some exposures as on the sky: float16 (B, H, W), 0 where there is no CCD or nothing known."""
@@ -304,7 +306,7 @@ class ShardSet:
         ordered = rows[order]
         distinct, back = np.unique(ordered, return_inverse=True)
         out = np.empty((len(distinct), *kind.row), kind.dtype)
-        flat = memoryview(out.reshape(-1).view(np.uint8)) if out.size else memoryview(b"")
+        flat = out.reshape(-1).view(np.uint8).data if out.size else memoryview(b"")
         shard = np.searchsorted(self._starts, distinct, side="right") - 1
         breaks = np.flatnonzero((np.diff(distinct) != 1) | (np.diff(shard) != 0)) + 1
         edges = np.concatenate([[0], breaks, [len(distinct)]]) if len(distinct) else np.zeros(1, np.int64)

@@ -16,7 +16,7 @@ class FocalPlane:
     """Where each cell of each CCD falls.
 
     Attributes:
-        shape: of the image, (rows, columns); row numbers grow with the focal plane's x, columns with its y.
+        shape: of the image, (rows, columns); columns grow with the focal plane's x, rows against its y, as on the sky.
         ccdnums: (n,) the CCDs that have a place.
         pixels: (n, H * W * SUBSAMPLES^2) int64, the flat image pixel of each point; one past the last for none.
     """
@@ -72,7 +72,8 @@ def focal_plane(instrument: Instrument, shape: tuple[int, int], cells: tuple[int
         for axis in range(2)
     ]
     centres = np.array([[ccd.x, ccd.y] for ccd in ordered])
-    points = [centres[:, axis, None] + offsets[axis][None, :] for axis in range(2)]
+    along = [centres[:, axis, None] + offsets[axis][None, :] for axis in range(2)]
+    points = [-along[1], along[0]]
     # One scale for both axes keeps rings round; the camera is centred in the image.
     low = [float(values[:, on_chip.ravel()].min()) for values in points]
     high = [float(values[:, on_chip.ravel()].max()) for values in points]

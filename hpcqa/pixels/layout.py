@@ -158,4 +158,4 @@ def trail_length(found: np.ndarray, c: float, s: float) -> float:
                 if outside or not found[a, b]:
                     starts += 1
         lengths[k] = unit * pixels / max(starts, 1)
-    return lengths[0] - lengths[1]
+    return float(lengths[0] - lengths[1])

@@ -322,7 +322,7 @@ def _less_plane(relative: np.ndarray) -> tuple[float, float, np.ndarray]:
                             matrix[a, b] += term[a] * term[b]
         if np.linalg.det(matrix) <= 1e-6 * max(matrix[0, 0], 1.0) ** 3:
             break
-        answer = np.linalg.solve(matrix, vector)
+        answer[:] = np.linalg.solve(matrix, vector)
         for i in range(rows):
             for j in range(cols):
                 plane = answer[0] + answer[1] * (i / (rows - 1) - 0.5) + answer[2] * (j / (cols - 1) - 0.5)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -154,7 +155,8 @@ def plan_shards(manifest: Path, numbers: Sequence[int]) -> list[ShardPlan]:
     columns = {name: table[name].to_pylist() for name in (*COLUMNS, "shard")}
     by_shard: dict[int, dict[int, list[CcdRow]]] = {number: {} for number in numbers}
     for place, number in enumerate(columns["shard"]):
-        row = CcdRow(*(_plain(columns[name][place]) for name in COLUMNS))
+        values: dict[str, Any] = {name: _plain(columns[name][place]) for name in COLUMNS}
+        row = CcdRow(**values)
         by_shard[number].setdefault(row.expnum, []).append(row)
     return [
         ShardPlan(
@@ -219,9 +221,10 @@ class ShardFile:
         backgrounds = relative_backgrounds(results, (self._lengths["by"], self._lengths["bx"]))
         self._writer.write("background", where, backgrounds.maps)
         self._writer.write("background_noise", where, backgrounds.noise)
-        self._writer.write("exposure", place, np.int64(rows[0].expnum))
-        self._writer.write("exposure_band", place, rows[0].band)
-        self._writer.write("exposure_sky", place, np.float32(backgrounds.sky))
+        one = slice(place, place + 1)
+        self._writer.write("exposure", one, np.array([rows[0].expnum], np.int64))
+        self._writer.write("exposure_band", one, np.array([rows[0].band], dtype=object))
+        self._writer.write("exposure_sky", one, np.array([backgrounds.sky], np.float32))
         self._left -= 1
         return self._left == 0
 

@@ -328,7 +328,8 @@ def _unique(table: np.ndarray) -> np.ndarray:
     if len(table) < 2:
         return table
     distance = np.hypot(table[:, None, X] - table[None, :, X], table[:, None, Y] - table[None, :, Y])
-    return table[~np.tril(distance < 2.0, -1).any(axis=1)]
+    unique: np.ndarray = table[~np.tril(distance < 2.0, -1).any(axis=1)]
+    return unique
 
 
 def _point_like(table: np.ndarray) -> np.ndarray:
@@ -342,7 +343,8 @@ def _point_like(table: np.ndarray) -> np.ndarray:
     spans = ordered[width - 1 :] - ordered[: len(ordered) - width + 1]
     best = int(np.argmin(spans))
     centre = float(np.median(ordered[best : best + width]))
-    return good & (np.abs(sizes - centre) < 0.25)
+    point_like: np.ndarray = good & (np.abs(sizes - centre) < 0.25)
+    return point_like
 
 
 @kernel
