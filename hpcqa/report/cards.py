@@ -16,7 +16,7 @@ from hpcqa.instruments import for_camera
 from hpcqa.instruments.base import Instrument
 from hpcqa.report import figures
 from hpcqa.report.choose import Choice
-from hpcqa.report.collect import Collected
+from hpcqa.report.collect import Collected, Columns
 from hpcqa.report.pictures import Mosaic, Place, enlarge, mosaic, upright
 from hpcqa.report.viewer import ExposureViews
 
@@ -101,7 +101,7 @@ def make_card(data: Collected, choice: Choice, views: Views | None, images: Path
         reasons=split_words(str(row["reasons"])),
         shown_because=choice.why,
         header=_header(data, row),
-        facts=_facts(row),
+        facts=_facts(row, _worst_in_words(data.ccds, order)),
         known=known.words if known else "",
         ccds=tuple(sorted(names.items())),
         planes=planes,
@@ -121,12 +121,23 @@ def _header(data: Collected, row: Mapping[str, Any]) -> tuple[tuple[str, str], .
     return tuple((name, value) for name, value in found if value and "nan" not in value)
 
 
-def _facts(row: Mapping[str, Any]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _worst_in_words(ccds: Columns, order: np.ndarray, most: int = 5, least: float = 0.1) -> tuple[str, ...]:
+    """Name, probability and reasons of the worst CCDs."""
+    found = []
+    for at in order[:most]:
+        if ccds["p_bad"][at] >= least:
+            name = str(ccds["ccdname"][at]) or str(ccds["ccdnum"][at])
+            reasons = str(ccds["reasons"][at]).replace(",", ", ").replace("_", " ")
+            found.append(f"{name} {ccds['p_bad'][at]:.2f} {reasons}".rstrip())
+    return tuple(found)
+
+
+def _facts(row: Mapping[str, Any], worst: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     counts = f"{row['num_decided']} of {row['num_ccds']} decided, {row['num_bad_ccds']} bad by themselves"
     found = (
         ("Why", (str(row["why"]),) if row["why"] else ()),
         ("Stands out (σ)", split_words(str(row["evidence"]))),
-        ("Worst CCDs", split_words(str(row["worst_ccds"]))),
+        ("Worst CCDs", worst),
         ("Nearest labelled", split_words(str(row["nearest"]))),
         ("Extent", (EXTENT.get(str(row["extent"]), ""),)),
         ("CCDs", (counts,)),

@@ -235,7 +235,7 @@ def matrix(
             axes.text(column, row, f"{count:g}", ha="center", va="center", color=colour, fontsize=9.5)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        tilt = 40 if len(columns) > 5 else 0
+        tilt = 40 if len(columns) > 5 or max(map(len, columns)) > 9 else 0
         axes.set_xticks(range(len(columns)), columns, rotation=tilt, ha="right" if tilt else "center")
         axes.set_yticks(range(len(rows)), rows)
         axes.grid(visible=False)

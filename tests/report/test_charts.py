@@ -66,13 +66,28 @@ def test_everything_is_shown():
     ]
 
 
-@pytest.mark.parametrize("key", sorted(EVALUATION))
-def test_any_entry_may_be_absent_or_null(key):
-    without = {name: value for name, value in EVALUATION.items() if name != key}
-    assert module.evaluation(without, EMPTY, {}).present
-    broken = {**EVALUATION, "figures": {"average_precision": {"value": None, "low": None, "high": None}}}
-    found = module.evaluation(broken, EMPTY, {})
-    assert found.tiles == []
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        *[("controls", ["Controls"]), ("curves", ["Precision and recall", "ROC"]), ("reliability", ["Reliability"])],
+        *[("reasons", ["Recall by reason"]), ("confusion", ["Verdicts against truth"]), ("figures", [])],
+    ],
+)
+def test_any_other_entry_may_be_absent(key, shown):
+    found = module.evaluation({"exposures": 5, key: EVALUATION[key]}, EMPTY, {})
+    assert titles(found.charts) == shown
+    assert bool(found.tiles) == (key == "figures")
+
+
+def test_figures_that_are_null_are_not_shown():
+    nothing = {"value": None, "low": None, "high": None}
+    content = {
+        "exposures": 5,
+        "figures": {"average_precision": nothing},
+        "controls": [{"name": "x", "recall": nothing}],
+    }
+    found = module.evaluation(content, EMPTY, {})
+    assert (found.tiles, found.charts) == ([], [])
 
 
 def test_words_of_a_figure():
