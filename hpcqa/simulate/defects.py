@@ -1,7 +1,7 @@
 """The table of defects: what each is called, which reason it has, how common it is and what it changes.
 
 A defect changes the conditions (before anything is drawn), the light that falls on the focal plane, or the readout of
-single CCDs. Severity runs from 0 (invisible) over 0.15 (barely visible) to 1 (gross); see domain notes in docs.
+single CCDs. Severity runs from 0 (invisible) over 0.15 (barely visible) to 1 (gross).
 """
 
 from __future__ import annotations

@@ -67,12 +67,12 @@ def plan_exposure(config: Config, index: int, kind: str, severity: float | None 
     nights = min(config.simulate.nights, config.simulate.exposures)
     per_night = -(-config.simulate.exposures // nights)
     night, place = divmod(index, per_night)
-    expnum = FIRST_EXPNUM + EXPNUMS_PER_NIGHT * night + place
+    expnum = FIRST_EXPNUM + max(EXPNUMS_PER_NIGHT, per_night) * night + place
     rng = stream(config.seed, "simulate", expnum)
     plane = FocalPlane(get(config.instrument.name))
     evening = dt.date.fromisoformat(config.simulate.start) + dt.timedelta(days=night)
     # The night goes on from about 0.5 to 9 h UTC of the next day.
-    hours = 0.6 + 8.4 * (place + rng.uniform(0.1, 0.9)) / per_night
+    hours = 0.6 + 8.4 * (place + rng.uniform(0.3, 0.7)) / per_night
     mjd_obs = (evening - dt.date(1970, 1, 1)).days + MJD_1970 + 1 + hours / 24
     band = _draw_band(plane, kind, rng)
     airmass = float(1 + rng.exponential(0.2))

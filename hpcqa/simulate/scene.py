@@ -13,7 +13,8 @@ from hpcqa.simulate.optics import GALAXIES, OVERSAMPLING, Stamps
 # Stars and galaxies brighter than magnitude 22 on a pixel, as at high galactic latitude; the slopes of their counts.
 STARS_TO_22, GALAXIES_TO_22 = 1.6e-4, 1.6e-4
 STAR_SLOPE, GALAXY_SLOPE = 0.22, 0.38
-BRIGHTEST, FAINTEST = 13.0, 24.3
+# Brighter galaxies would not fit their stamps; the field's one big galaxy is drawn apart.
+BRIGHTEST_STAR, BRIGHTEST_GALAXY, FAINTEST = 13.0, 17.0, 24.3
 # The aureole of a star: its value at the centre (share of the flux a pixel) and its core in px. It falls as r^-2.5 and
 # holds 8 percent of the light.
 HALO_PEAK, HALO_CORE = 4e-4, 4.0
@@ -34,8 +35,8 @@ def draw_sources(
 ) -> Sources:
     """Random sources on a CCD and up to `margin` px around it; `band_shift` mag makes all brighter in red bands."""
     area = (shape[0] + 2 * margin) * (shape[1] + 2 * margin)
-    stars = _magnitudes(STARS_TO_22 * area * conditions.crowding * conditions.sources, STAR_SLOPE, rng)
-    galaxies = _magnitudes(GALAXIES_TO_22 * area * conditions.sources, GALAXY_SLOPE, rng)
+    stars = _magnitudes(STARS_TO_22 * area * conditions.crowding * conditions.sources, STAR_SLOPE, BRIGHTEST_STAR, rng)
+    galaxies = _magnitudes(GALAXIES_TO_22 * area * conditions.sources, GALAXY_SLOPE, BRIGHTEST_GALAXY, rng)
     mags = np.concatenate([stars, galaxies]) - band_shift
     kind = np.concatenate([np.zeros(len(stars), np.int64), 1 + rng.integers(0, len(GALAXIES), len(galaxies))])
     return Sources(
@@ -46,12 +47,12 @@ def draw_sources(
     )
 
 
-def _magnitudes(expected_to_22: float, slope: float, rng: np.random.Generator) -> np.ndarray:
+def _magnitudes(expected_to_22: float, slope: float, brightest: float, rng: np.random.Generator) -> np.ndarray:
     expected = expected_to_22 * 10 ** (slope * (FAINTEST - 22))
     number = rng.poisson(expected)
     # Inverse of counts that grow as 10^(slope m).
     mags = FAINTEST + np.log10(rng.uniform(1e-9, 1, number)) / slope
-    return np.maximum(mags, BRIGHTEST)
+    return np.maximum(mags, brightest)
 
 
 def add_sources(image: np.ndarray, sources: Sources, stamps: Stamps, noise: float) -> None:
@@ -105,9 +106,9 @@ def add_line(
 
 
 def add_halos(image: np.ndarray, sources: Sources, stamps: Stamps, noise: float) -> None:
-    """The wide light of every star that is bright enough for it to reach beyond its stamp."""
+    """The wide light of every source that is bright enough for it to reach beyond its stamp."""
     floor = 0.05 * noise
-    for index in np.flatnonzero((sources.kind == 0) & (_halo_radius(sources.flux, floor) > 0.7 * stamps.half)):
+    for index in np.flatnonzero(_halo_radius(sources.flux, floor) > 0.7 * stamps.half):
         add_halo(image, sources.rows[index], sources.cols[index], sources.flux[index], floor, 20.0)
 
 

@@ -5,6 +5,7 @@ survey.json, written first without and last with its counts, says which settings
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib.util
 import logging
 import multiprocessing
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 MARKER = "survey.json"
 # Raised whenever the same settings no longer give the same pixels.
 SIMULATOR_VERSION = 1
+# File names tell exposures apart by the second.
+MOST_PER_NIGHT = 5000
 
 
 def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
@@ -71,9 +74,20 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
 
 
 def _check_settings(config: Config) -> None:
-    unknown = sorted(set(config.simulate.novel) - set(REASONS))
+    """ConfigError for what single ranges cannot say."""
+    settings = config.simulate
+    unknown = sorted(set(settings.novel) - set(REASONS))
     if unknown:
         raise ConfigError(f"simulate.novel={unknown[0]}: no such reason; expected some of {', '.join(REASONS)}.")
+    try:
+        dt.date.fromisoformat(settings.start)
+    except ValueError:
+        raise ConfigError(f"simulate.start={settings.start}: expected a date such as 2025-01-05.") from None
+    if settings.exposures > MOST_PER_NIGHT * settings.nights:
+        raise ConfigError(
+            f"simulate.nights={settings.nights}: too few for {settings.exposures} exposures; "
+            f"expected at least {-(-settings.exposures // MOST_PER_NIGHT)}."
+        )
 
 
 def _is_finished(config: Config, survey: Path) -> bool:

@@ -158,9 +158,17 @@ def test_a_survey_of_other_settings_is_refused(other_seed, survey):
         run(other_seed, RunFolder(survey.parent), detect({}))
 
 
-def test_an_unknown_novel_reason_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"simulate.novel=gost: no such reason"):
-        run_survey(small_config(novel=["gost"]), tmp_path)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"novel": ["gost"]}, r"simulate.novel=gost: no such reason"),
+        ({"start": "5 January"}, r"simulate.start=5 January: expected a date"),
+        ({"exposures": 20000, "nights": 3}, r"simulate.nights=3: too few for 20000 exposures; expected at least 4"),
+    ],
+)
+def test_settings_that_contradict_are_refused(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        run_survey(small_config(**settings), tmp_path)
 
 
 def test_defaults_are_legal():
