@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcqa.errors import DataError
-from hpcqa.reasons import REASONS
+from hpcqa.reasons import REASONS, from_bits
 from hpcqa.report.votes import Vote, read_votes, tally, write_votes
+from hpcqa.survey.labels import read_list
+from hpcqa.survey.statements import CcdNamer
 
 votes = st.builds(
     Vote,
@@ -70,3 +72,12 @@ def test_agreement_abstention_and_disputes():
 def test_nobody_and_nothing():
     assert tally({}).reviewers == ()
     assert tally({"ann": []}).reviewers[0].abstention == 0.0
+
+
+def test_the_label_reader_takes_votes_and_leaves_abstentions_out(tmp_path):
+    path = tmp_path / "votes-ann.csv"
+    cast = [Vote(7, -1, "bad", ("ghost", "psf"), "a, b"), Vote(8, 3, "good"), Vote(9, -1, "unsure"), Vote(10, 5, "bad")]
+    path.write_text(write_votes(cast))
+    found = read_list(path, CcdNamer("minicam"))
+    said = [(row.expnum, row.ccdnum, row.bad, from_bits(row.reasons)) for row in found.statements]
+    assert said == [(7, -1, True, ["ghost", "psf"]), (8, 3, False, []), (10, 5, True, ["other"])]
