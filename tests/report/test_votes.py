@@ -76,8 +76,9 @@ def test_nobody_and_nothing():
 
 def test_the_label_reader_takes_votes_and_leaves_abstentions_out(tmp_path):
     path = tmp_path / "votes-ann.csv"
-    cast = [Vote(7, -1, "bad", ("ghost", "psf"), "a, b"), Vote(8, 3, "good"), Vote(9, -1, "unsure"), Vote(10, 5, "bad")]
+    cast = [Vote(1307001, -1, "bad", ("ghost", "psf"), "a, b"), Vote(1307002, 3, "good")]
+    cast += [Vote(1307003, -1, "unsure"), Vote(1307004, 5, "bad")]
     path.write_text(write_votes(cast))
     found = read_list(path, CcdNamer("minicam"))
     said = [(row.expnum, row.ccdnum, row.bad, from_bits(row.reasons)) for row in found.statements]
-    assert said == [(7, -1, True, ["ghost", "psf"]), (8, 3, False, []), (10, 5, True, ["other"])]
+    assert said == [(1307001, -1, True, ["ghost", "psf"]), (1307002, 3, False, []), (1307004, 5, True, ["other"])]
