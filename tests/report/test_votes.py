@@ -81,4 +81,4 @@ def test_the_label_reader_takes_votes_and_leaves_abstentions_out(tmp_path):
     path.write_text(write_votes(cast))
     found = read_list(path, CcdNamer("minicam"))
     said = [(row.expnum, row.ccdnum, row.bad, from_bits(row.reasons)) for row in found.statements]
-    assert said == [(1307001, -1, True, ["ghost", "psf"]), (1307002, 3, False, []), (1307004, 5, True, ["other"])]
+    assert said == [(1307001, -1, True, ["psf", "ghost"]), (1307002, 3, False, []), (1307004, 5, True, ["other"])]
