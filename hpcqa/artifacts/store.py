@@ -127,9 +127,20 @@ def _finish(schema: Schema, provenance: Provenance, num_rows: int, content: str)
 def _digest_column(digest: Any, column: Column, values: np.ndarray) -> None:
     digest.update(f"{column.name}:{column.dtype}:{values.shape};".encode())
     if column.dtype == "str":
-        digest.update("\0".join("" if value is None else str(value) for value in values.ravel()).encode())
+        _digest_words(digest, values.ravel())
     else:
         digest.update(np.ascontiguousarray(values).data.cast("B") if values.size else b"")
+
+
+def _digest_words(digest: Any, values: np.ndarray) -> None:
+    # Block by block: ten million paths joined at once are gigabytes.
+    for start in range(0, len(values), ROWS_A_GROUP):
+        words = values[start : start + ROWS_A_GROUP].tolist()
+        try:
+            text = "\0".join(words)
+        except TypeError:
+            text = "\0".join("" if word is None else str(word) for word in words)
+        digest.update((("\0" if start else "") + text).encode())
 
 
 # Tables -------------------------------------------------------------------------------------------------------------
@@ -155,24 +166,26 @@ def write_table(path: Path, schema: Schema, columns: Mapping[str, np.ndarray], p
         _digest_column(digest, schema.column(name), values)
     num_rows = len(next(iter(table.values())))
     stored = _finish(schema, provenance, num_rows, digest.hexdigest())
-    fields, arrays = [], []
-    for name, values in table.items():
-        column = schema.column(name)
-        kind = pa.string() if column.dtype == "str" else pa.from_numpy_dtype(np.dtype(column.dtype))
-        note = {"unit": column.unit, "doc": column.doc}
-        fields.append(pa.field(name, kind, metadata=note))
-        arrays.append(pa.array(values, type=kind, from_pandas=column.dtype == "str"))
     metadata = {PROVENANCE_KEY: json.dumps(dataclasses.asdict(stored), sort_keys=True)}
+    fields = [_arrow_field(schema.column(name)) for name in table]
     with atomic_path(path) as temporary:
-        pq.write_table(
-            pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata)),
-            temporary,
-            compression="zstd",
-            row_group_size=ROWS_A_GROUP,
-        )
+        with pq.ParquetWriter(temporary, pa.schema(fields, metadata=metadata), compression="zstd") as out:
+            # One row group at a time, so that text is held twice for a group only.
+            for start in range(0, max(1, num_rows), ROWS_A_GROUP):
+                stop = start + ROWS_A_GROUP
+                parts = [
+                    pa.array(values[start:stop], type=field.type, from_pandas=pa.types.is_string(field.type))
+                    for values, field in zip(table.values(), fields, strict=True)
+                ]
+                out.write_table(pa.Table.from_arrays(parts, schema=out.schema), row_group_size=ROWS_A_GROUP)
         if pq.ParquetFile(temporary).metadata.num_rows != num_rows:
             raise EnvironmentProblem(f"{path}: written rows do not read back; check the file system.")
     return stored
+
+
+def _arrow_field(column: Column) -> pa.Field:
+    kind = pa.string() if column.dtype == "str" else pa.from_numpy_dtype(np.dtype(column.dtype))
+    return pa.field(column.name, kind, metadata={"unit": column.unit, "doc": column.doc})
 
 
 def check_key(schema: Schema, columns: Mapping[str, np.ndarray], *, where: str) -> None:
