@@ -266,6 +266,8 @@ class _Job:
             return None
         except ValueError as problem:
             raise DataError(f"{where}: damaged: {problem}.") from problem
+        if not layout.ours:
+            return None
         base, end = int(table.starts.min()), int((table.starts + table.sizes).max())
         raw = source.read(hdu.data_offset + layout.heap + base, end - base)
         return cls(where, layout, table, _pad(raw), base)

@@ -63,16 +63,13 @@ def _load64(typing: Any, data: Any, place: Any) -> Any:
     return types.uint64(data, types.int64), generate
 
 
-@compiled
 def _randoms() -> Array:
     """The standard's 10,000 random numbers (Park and Miller), float64 of their float32 values."""
-    values = np.empty(NUM_RANDOMS, np.float64)
-    seed = 1.0
-    for i in range(NUM_RANDOMS):
-        product = 16807.0 * seed
-        seed = product - 2147483647.0 * np.floor(product / 2147483647.0)
-        values[i] = np.float64(np.float32(seed / 2147483647.0))
-    return values
+    seed, values = 1, []
+    for _ in range(NUM_RANDOMS):
+        seed = 16807 * seed % 2147483647
+        values.append(seed / 2147483647)
+    return np.array(values, np.float32).astype(np.float64)
 
 
 @compiled

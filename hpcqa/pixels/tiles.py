@@ -27,16 +27,18 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Layout:
-    """How an image is cut into tiles and coded. `plain` says that no value must be scaled afterwards."""
+    """How an image is cut into tiles and coded; `dither` is -1 where it is unknown."""
 
     shape: tuple[int, int]
     tile: tuple[int, int]
+    codec: str
     bitpix: int
     block: int
     byte_pix: int
     dither: int
     dither_start: int
     quantised: bool
+    scaled: bool
     blank: int | None
     row_bytes: int
     num_tiles: int
@@ -48,38 +50,44 @@ class Layout:
         """Tiles side by side."""
         return -(-self.shape[1] // self.tile[1])
 
+    @property
+    def ours(self) -> bool:
+        """Whether our decoder knows this coding; astropy does the others."""
+        if self.codec not in ("RICE_1", "RICE_ONE") or self.scaled or self.dither < 0:
+            return False
+        if self.columns["COMPRESSED_DATA"][1][1] != "B" or (self.bitpix < 0) != self.quantised or self.bitpix == 64:
+            return False
+        return self.byte_pix == 4 if self.quantised else self.byte_pix in (1, 2, 4)
+
 
 def read_layout(header: Header) -> Layout:
-    """What the header of a compressed image says.
+    """What the header of a compressed image says, checked so far that astropy can be trusted with it too.
 
     Raises:
-        Unsupported: right, perhaps, but not for our decoder.
-        ValueError: contradicts itself.
+        ValueError: contradicts itself, or has values that no writer gives.
     """
     shape = header.integer("ZNAXIS2", 0), header.integer("ZNAXIS1", 0)
     tile = header.integer("ZTILE2", 1), header.integer("ZTILE1", shape[1])
     if min(*shape, *tile) < 1:
         raise ValueError(f"an image of {shape} pixels in tiles of {tile}")
     tile = min(tile[0], shape[0]), min(tile[1], shape[1])
-    if header.text("ZCMPTYPE") not in ("RICE_1", "RICE_ONE"):
-        raise Unsupported
-    bitpix = header.integer("ZBITPIX", 0)
     columns, row_bytes = _columns(header)
-    quantised = "ZSCALE" in columns and "ZZERO" in columns
-    byte_pix = _parameter(header, "BYTEPIX", 4)
+    num_tiles = header.integer("NAXIS2", 0)
     layout = Layout(
         shape=shape,
         tile=tile,
-        bitpix=bitpix,
+        codec=header.text("ZCMPTYPE").strip(),
+        bitpix=header.integer("ZBITPIX", 0),
         block=_parameter(header, "BLOCKSIZE", 32),
-        byte_pix=byte_pix,
-        dither=_dither(header),
+        byte_pix=_parameter(header, "BYTEPIX", 4),
+        dither=_DITHERS.get(header.text("ZQUANTIZ").strip().upper(), -1),
         dither_start=header.integer("ZDITHER0", 1),
-        quantised=quantised,
+        quantised="ZSCALE" in columns and "ZZERO" in columns,
+        scaled=header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0,
         blank=_blank(header),
         row_bytes=row_bytes,
-        num_tiles=header.integer("NAXIS2", 0),
-        heap=header.integer("THEAP", row_bytes * header.integer("NAXIS2", 0)),
+        num_tiles=num_tiles,
+        heap=header.integer("THEAP", row_bytes * num_tiles),
         columns=columns,
     )
     _check(layout, header)
@@ -87,34 +95,34 @@ def read_layout(header: Header) -> Layout:
 
 
 def _check(layout: Layout, header: Header) -> None:
-    if (layout.bitpix < 0) != layout.quantised or layout.bitpix not in (8, 16, 32, -32, -64):
-        raise Unsupported
-    if layout.quantised and layout.byte_pix != 4:
-        raise Unsupported
-    if layout.byte_pix not in (1, 2, 4) or not 1 <= layout.block <= 1 << 16 or layout.dither_start < 1:
-        raise Unsupported
-    if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0:
-        raise Unsupported
     expected = -(-layout.shape[0] // layout.tile[0]) * layout.across
     if layout.num_tiles != expected:
         raise ValueError(f"{layout.num_tiles} tiles where {expected} are needed")
     if layout.row_bytes != header.integer("NAXIS1", 0) or layout.heap < layout.row_bytes * layout.num_tiles:
         raise ValueError("the table of tiles contradicts its header")
+    if layout.bitpix not in (8, 16, 32, 64, -32, -64):
+        raise ValueError(f"ZBITPIX is {layout.bitpix}")
+    if not 1 <= layout.block <= 1 << 16 or layout.byte_pix not in (1, 2, 4, 8):
+        raise ValueError(f"blocks of {layout.block} values of {layout.byte_pix} bytes")
+    if layout.dither != 0 and not 1 <= layout.dither_start < 1 << 31:
+        raise ValueError(f"ZDITHER0 is {layout.dither_start}")
 
 
 def _columns(header: Header) -> tuple[dict[str, tuple[int, str]], int]:
     """The place and the TFORM letters of each column, by name, and the bytes of a row."""
     columns: dict[str, tuple[int, str]] = {}
     offset = 0
-    for i in range(1, min(header.integer("TFIELDS", 0), 999) + 1):
+    count = header.integer("TFIELDS", 0)
+    if not 1 <= count <= 999:
+        raise ValueError(f"a table of {count} columns")
+    for i in range(1, count + 1):
         found = _FORM.match(header.text(f"TFORM{i}").strip())
         if not found or found[2] not in _WIDTHS:
-            raise Unsupported
-        repeat = int(found[1] or 1)
+            raise ValueError(f"TFORM{i} is '{header.text(f'TFORM{i}')}'")
         columns[header.text(f"TTYPE{i}").strip().upper()] = offset, found[2] + found[3]
-        offset += repeat * _WIDTHS[found[2]]
-    if columns.get("COMPRESSED_DATA", (0, ""))[1] not in ("PB", "QB"):
-        raise Unsupported
+        offset += int(found[1] or 1) * _WIDTHS[found[2]]
+    if columns.get("COMPRESSED_DATA", (0, ""))[1] not in ("PB", "QB", "PI", "QI", "PJ", "QJ"):
+        raise ValueError("there is no column of compressed data")
     return columns, offset
 
 
@@ -125,13 +133,6 @@ def _parameter(header: Header, name: str, default: int) -> int:
         if header.text(f"ZNAME{i}").strip().upper() == name:
             return header.integer(f"ZVAL{i}", default)
     return default
-
-
-def _dither(header: Header) -> int:
-    name = header.text("ZQUANTIZ").strip().upper()
-    if name not in _DITHERS:
-        raise Unsupported
-    return _DITHERS[name]
 
 
 def _blank(header: Header) -> int | None:
@@ -209,7 +210,9 @@ def _field(rows: NDArray[np.uint8], layout: Layout, name: str, dtype: str, count
 def _descriptors(rows: NDArray[np.uint8], layout: Layout, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     wide = layout.columns[name][1][0] == "Q"
     pairs = _field(rows, layout, name, ">i8" if wide else ">i4", 2).astype(np.int64)
-    return pairs[:, 0], pairs[:, 1]
+    item = _WIDTHS[layout.columns[name][1][1]]
+    # Absurd counts stay absurd without wrapping around.
+    return np.clip(pairs[:, 0], -1, 1 << 60) * item, pairs[:, 1]
 
 
 def _numbers(rows: NDArray[np.uint8], layout: Layout, name: str) -> NDArray[np.float64]:
