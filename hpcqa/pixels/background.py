@@ -19,7 +19,7 @@ SAMPLES = 1 << 16
 MESH = 32  # binned pixels along a side of a cell of the local background
 SOURCE_SIGMA = 3.0
 GROW_PIXELS = 7
-# A mask of sources that covers more than this share of the CCD is wrong (bright sky structure), and is ignored.
+# A mask of sources that covers more than this share of the CCD is of no use (crowding, bright sky structure).
 MOST_SOURCES = 0.5
 
 
@@ -46,9 +46,10 @@ class Sky:
 
 @kernel
 def _sample(
-    pixels: np.ndarray, masked: np.ndarray, step_row: int, step_col: int, values: np.ndarray, differences: np.ndarray
-) -> tuple[int, int]:
-    num = num_differences = 0
+    pixels: np.ndarray, masked: np.ndarray, step_row: int, step_col: int, values: np.ndarray, following: np.ndarray
+) -> int:
+    """Valid pixels of a grid, and their right-hand neighbours (NaN where these are not valid)."""
+    num = 0
     rows, cols = pixels.shape
     for i in range(0, rows, step_row):
         # The first column shifts from row to row, so that periodic columns are not sampled in step.
@@ -56,12 +57,23 @@ def _sample(
             value = pixels[i, j]
             if masked[i, j] or not np.isfinite(value):
                 continue
-            values[num] = value
-            num += 1
+            values[num], following[num] = value, np.nan
             if j + 1 < cols and not masked[i, j + 1] and np.isfinite(pixels[i, j + 1]):
-                differences[num_differences] = abs(pixels[i, j + 1] - value)
-                num_differences += 1
-    return num, num_differences
+                following[num] = pixels[i, j + 1]
+            num += 1
+    return num
+
+
+@kernel
+def _difference_noise(values: np.ndarray, following: np.ndarray, limit: float) -> float:
+    """Noise from differences of neighbours that both lie below a limit: stars would add theirs."""
+    differences = np.empty(values.size, np.float32)
+    num = 0
+    for k in range(values.size):
+        if values[k] <= limit and following[k] <= limit:
+            differences[num] = abs(following[k] - values[k])
+            num += 1
+    return np.median(differences[:num]) * 1.4826 / 2.0**0.5 if num > 0 else np.nan
 
 
 @kernel
@@ -87,17 +99,17 @@ def sky(pixels: np.ndarray, masked: np.ndarray, *, samples: int = SAMPLES) -> Sk
     thin = max(1.0, (rows * cols / samples) ** 0.5)
     step_row, step_col = max(1, round(thin)), max(1, int(thin))
     room = (rows // step_row + 1) * (cols // step_col + 1)
-    values, differences = np.empty(room, np.float32), np.empty(room, np.float32)
-    num, num_differences = _sample(pixels, masked, step_row, step_col, values, differences)
+    values, following = np.empty(room, np.float32), np.empty(room, np.float32)
+    num = _sample(pixels, masked, step_row, step_col, values, following)
     if num == 0:
         return Sky(np.nan, np.nan, np.nan, 0.0, 0.0, 0)
-    values = np.sort(values[:num])
-    level, spread = _clipped(values, num)
-    noise = spread
-    if num_differences:
-        noise = float(np.median(differences[:num_differences])) * 1.4826 / 2**0.5
-    above = 1.0 - np.searchsorted(values, level + 5.0 * noise, side="right") / num
-    below = np.searchsorted(values, level - 5.0 * noise, side="left") / num
+    values, following = values[:num], following[:num]
+    ordered = np.sort(values)
+    level, spread = _clipped(ordered, num)
+    noise = float(_difference_noise(values, following, level + 3.0 * spread))
+    noise = noise if np.isfinite(noise) else spread
+    above = 1.0 - np.searchsorted(ordered, level + 5.0 * noise, side="right") / num
+    below = np.searchsorted(ordered, level - 5.0 * noise, side="left") / num
     return Sky(level, noise, spread, float(above), float(below), num)
 
 
@@ -259,10 +271,11 @@ def scan(pixels: np.ndarray, masked: np.ndarray, *, level: float, noise: float, 
 
 
 @kernel
-def _mesh(mean: np.ndarray, count: np.ndarray, enough: int, cell: int, level: float) -> np.ndarray:
-    """Clipped median of each cell (cell x cell binned pixels); `level` where too few pixels are valid."""
+def _mesh(mean: np.ndarray, count: np.ndarray, enough: int, cell: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Clipped median and sigma of each cell (cell x cell binned pixels); `level` where too few pixels are valid."""
     rows, cols = mean.shape
     mesh = np.full((-(-rows // cell), -(-cols // cell)), np.float32(level))
+    sigma = np.full(mesh.shape, np.float32(np.nan))
     values = np.empty(cell * cell, np.float32)
     for k in range(mesh.shape[0]):
         for m in range(mesh.shape[1]):
@@ -274,18 +287,21 @@ def _mesh(mean: np.ndarray, count: np.ndarray, enough: int, cell: int, level: fl
                         num += 1
             if num >= 8:
                 ordered = np.sort(values[:num])
-                mesh[k, m] = _clipped(ordered, num)[0]
-    return mesh
+                mesh[k, m], sigma[k, m] = _clipped(ordered, num)
+    return mesh, sigma
 
 
 @kernel
-def _median_of_nine(mesh: np.ndarray) -> np.ndarray:
-    rows, cols = mesh.shape
-    smooth = np.empty_like(mesh)
-    for k in range(rows):
-        for m in range(cols):
-            around = mesh[max(k - 1, 0) : k + 2, max(m - 1, 0) : m + 2].copy().ravel()
-            smooth[k, m] = np.median(around)
+def _without_bumps(mesh: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """The mesh with cells that stand out from the median of nine by two usual sigmas (galaxies, haloes) set to it."""
+    usual = np.nanmedian(sigma)
+    limit = 2.0 * usual if np.isfinite(usual) else np.inf
+    smooth = mesh.copy()
+    for k in range(mesh.shape[0]):
+        for m in range(mesh.shape[1]):
+            middle = np.median(mesh[max(k - 1, 0) : k + 2, max(m - 1, 0) : m + 2].copy().ravel())
+            if abs(mesh[k, m] - middle) > limit:
+                smooth[k, m] = middle
     return smooth
 
 
@@ -372,8 +388,9 @@ class Sources:
         smooth: (r, c) float32, the residual smoothed as the sources were found.
         smooth_noise: its noise, ADU.
         found: (r, c) bool, detected pixels.
-        near: (r, c) bool, detected pixels grown; nothing if they would cover more than half of the image.
-        crowded: whether that was so.
+        near: (r, c) bool, detected pixels grown; not grown if they would cover more than half of the image, and nothing
+            if they still do.
+        crowded: whether the grown ones would.
         local: (r, c) float32, local background, ADU.
     """
 
@@ -393,7 +410,7 @@ def find_sources(scanned: Scan, *, level: float) -> Sources:
     """
     step = scanned.step
     enough = max(1, step * step // 2)
-    mesh = _median_of_nine(_mesh(scanned.mean, scanned.count, enough, MESH, level))
+    mesh = _without_bumps(*_mesh(scanned.mean, scanned.count, enough, MESH, level))
     residual, local = _residual(scanned.mean, scanned.count, mesh, MESH)
     smooth = box_mean(residual, 2 if step <= 2 else 1)
     inside = smooth[::3, ::3][scanned.count[::3, ::3] >= enough]
@@ -403,7 +420,7 @@ def find_sources(scanned: Scan, *, level: float) -> Sources:
     near = grow(found, max(1, -(-GROW_PIXELS // step)))
     crowded = bool(near.mean() > MOST_SOURCES)
     if crowded:
-        near = np.zeros_like(found)
+        near = found if found.mean() <= MOST_SOURCES else np.zeros_like(found)
     return Sources(residual, smooth, float(noise), found, near, crowded, local)
 
 

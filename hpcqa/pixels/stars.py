@@ -172,15 +172,15 @@ def _unweighted(xx: float, yy: float, xy: float, width: float) -> tuple[float, f
 @kernel
 def _shape(
     pixels: np.ndarray, masked: np.ndarray, level: float, row: int, col: int, noise: float, out: np.ndarray
-) -> bool:
-    """Iterate centre and weight of one star; False if it does not settle on anything positive."""
+) -> int:
+    """Iterate centre and weight of one star: 0, or 1 if it does not settle on anything positive, 2 if it is too sharp."""
     sums = np.empty(7)
     y, x, width = float(row), float(col), 2.0
     xx = yy = xy = 0.0
     for _ in range(8):
         _weighted(pixels, masked, level, y, x, width, sums)
         if sums[0] <= 0.0:
-            return False
+            return 1
         shift_x, shift_y = sums[1] / sums[0], sums[2] / sums[0]
         xx = sums[3] / sums[0] - shift_x * shift_x
         yy = sums[4] / sums[0] - shift_y * shift_y
@@ -188,10 +188,12 @@ def _shape(
         # For a Gaussian and a matched weight the weighted centroid moves half of the way.
         x, y = x + min(max(2.0 * shift_x, -2.0), 2.0), y + min(max(2.0 * shift_y, -2.0), 2.0)
         if abs(x - col) > HALF / 2 or abs(y - row) > HALF / 2:
-            return False
+            return 1
+        if 0.5 * (xx + yy) < 0.5 * MIN_SIGMA**2:
+            return 2
         xx, yy, xy, good = _unweighted(xx, yy, xy, width)
         if not good:
-            return False
+            return 1
         new = min(max((0.5 * (xx + yy)) ** 0.5, 0.5), HALF / 2.5)
         settled = abs(new - width) < 0.02 * width and abs(shift_x) + abs(shift_y) < 0.05
         width = new
@@ -201,7 +203,7 @@ def _shape(
     out[E1], out[E2] = (xx - yy) / (xx + yy), 2.0 * xy / (xx + yy)
     out[FLUX] = 2.0 * sums[0]
     out[SNR] = sums[0] / max(noise * sums[6] ** 0.5, 1e-12)
-    return True
+    return 2 if out[SIGMA] < MIN_SIGMA else 0
 
 
 @kernel
@@ -255,10 +257,9 @@ def _measure(
             continue
         out = table[num]
         out[:] = 0.0
-        if not _shape(pixels, masked, local[k], row, col, noise, out):
-            continue
-        if out[SIGMA] < MIN_SIGMA:
-            sharp += 1
+        state = _shape(pixels, masked, local[k], row, col, noise, out)
+        sharp += 1 if state == 2 else 0
+        if state != 0:
             continue
         out[PEAK] = pixels[row, col] - local[k]
         _profile(pixels, masked, local[k], out)

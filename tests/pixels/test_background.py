@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pixels_images import make_image
+from scipy import ndimage
+
+from hpcqa.pixels import background as bg
+
+NO_MASK = np.zeros((512, 256), bool)
+
+
+def scanned(image, masked=None, **changes):
+    masked = np.zeros(image.shape, bool) if masked is None else masked
+    found = bg.sky(image, masked)
+    facts = {"level": found.level, "noise": found.noise, "split": image.shape[1] // 2, "saturation": 4e4} | changes
+    return bg.scan(image, masked, **facts)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sky_and_noise_of_pure_noise(seed):
+    image = (300 + 9 * np.random.default_rng(seed).standard_normal((1024, 512))).astype(np.float32)
+    found = bg.sky(image, np.zeros(image.shape, bool))
+    assert found.level == pytest.approx(300, abs=0.02 * 9)
+    assert found.noise == pytest.approx(9, rel=0.02)
+    assert found.spread == pytest.approx(9, rel=0.03)
+
+
+def test_stars_hardly_move_the_sky():
+    found = bg.sky(make_image(stars=150), NO_MASK)
+    assert found.level == pytest.approx(400, abs=1.0)
+    assert found.noise == pytest.approx(np.sqrt(100 + 49 / 16), rel=0.05)
+
+
+def test_noise_is_blind_to_a_gradient_and_the_spread_sees_it():
+    image = make_image(stars=0) + np.linspace(0, 100, 256, dtype=np.float32)
+    found = bg.sky(image, NO_MASK)
+    assert found.noise == pytest.approx(10.15, rel=0.03)
+    assert found.spread > 2 * found.noise
+
+
+def test_masked_and_missing_pixels_do_not_count():
+    image, masked = make_image(stars=0), NO_MASK.copy()
+    image[:100], image[100:200] = np.nan, 1e9
+    masked[100:200] = True
+    assert bg.sky(image, masked).level == pytest.approx(400, abs=0.5)
+
+
+def test_nothing_valid_gives_no_sky():
+    found = bg.sky(make_image(), ~NO_MASK)
+    assert found.num == 0
+    assert np.isnan(found.level)
+
+
+def test_constant_image_has_level_and_no_noise():
+    found = bg.sky(np.full((64, 64), 5, np.float32), np.zeros((64, 64), bool))
+    assert (found.level, found.noise, found.spread) == (5, 0, 0)
+
+
+@given(rows=st.integers(16, 70), cols=st.integers(16, 70), seed=st.integers(0, 99))
+def test_scan_counts_and_means_any_shape(rows, cols, seed):
+    rng = np.random.default_rng(seed)
+    image = rng.normal(100, 5, (rows, cols)).astype(np.float32)
+    masked = rng.random((rows, cols)) < 0.1
+    image[rng.random((rows, cols)) < 0.1] = np.nan
+    found = bg.scan(image, masked, level=100.0, noise=5.0, split=cols // 3, saturation=112.0)
+    good = np.isfinite(image) & ~masked
+    assert found.count.sum() == good.sum()
+    np.testing.assert_allclose(found.mean[good], image[good], rtol=1e-5)
+    inside = good & (np.abs(image - 100) <= 25)
+    assert found.row_count.sum() == inside.sum() == found.col_count.sum()
+    expected = np.where(inside, image - 100, 0).sum(0) / np.maximum(inside.sum(0), 1)
+    np.testing.assert_allclose(found.col_mean, expected, atol=1e-3)
+    assert found.saturated.sum() == (image >= 112).sum()
+
+
+@pytest.mark.parametrize("shape", [(2048, 1024), (1030, 517), (4094, 300)])
+def test_scan_bins_large_images(shape):
+    image = np.random.default_rng(1).normal(50, 3, shape).astype(np.float32)
+    found = scanned(image)
+    step = bg.working_step(shape)
+    assert found.step == step > 1
+    assert found.mean.shape == (-(-shape[0] // step), -(-shape[1] // step))
+    assert found.count.sum() == image.size
+    np.testing.assert_allclose(found.mean[3, 5], image[3 * step : 4 * step, 5 * step : 6 * step].mean(), rtol=1e-5)
+    last = image[(found.mean.shape[0] - 1) * step :, (found.mean.shape[1] - 1) * step :]
+    np.testing.assert_allclose(found.mean[-1, -1], last.mean(), rtol=1e-5)
+
+
+def test_scan_counts_constant_rows():
+    image = make_image(stars=0)
+    image[10:13] = 7.0
+    assert scanned(image).constant_rows == 3
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3])
+def test_box_mean_is_a_uniform_filter(radius):
+    image = np.random.default_rng(0).normal(0, 1, (40, 30)).astype(np.float32)
+    expected = ndimage.uniform_filter(image, 2 * radius + 1, mode="constant")
+    np.testing.assert_allclose(bg.box_mean(image, radius), expected, atol=1e-5)
+
+
+@given(seed=st.integers(0, 200), radius=st.integers(1, 5), share=st.floats(0, 0.3))
+def test_grow_is_a_maximum_filter(seed, radius, share):
+    mask = np.random.default_rng(seed).random((23, 31)) < share
+    expected = ndimage.maximum_filter(mask, 2 * radius + 1, mode="constant")
+    assert np.array_equal(bg.grow(mask, radius), expected)
+
+
+def add_glow(image, height):
+    y, x = np.mgrid[0:512, 0:256]
+    return image + (height * np.exp(-((y - 250) ** 2 + (x - 120) ** 2) / (2 * 90**2))).astype(np.float32)
+
+
+def test_a_wide_glow_is_background_and_not_a_source():
+    found = bg.find_sources(scanned(add_glow(make_image(stars=0), 30)), level=400)
+    assert found.found.mean() < 0.004
+    assert found.local[250, 120] == pytest.approx(430, abs=1.5)
+
+
+def test_sources_cover_the_stars():
+    image = make_image(stars=20)
+    found = bg.find_sources(scanned(image), level=400)
+    bright = image > 400 + 8 * 10.15
+    assert found.found[bright].mean() > 0.97
+    assert found.near[bright].all()
+    assert found.near.mean() < 0.35
+    assert not found.crowded
+
+
+def test_a_mask_over_half_the_image_is_not_grown_or_ignored():
+    found = bg.find_sources(scanned(make_image(stars=150)), level=400)
+    assert found.crowded
+    assert np.array_equal(found.near, found.found)
+    half = np.where(np.arange(256) % 32 < 18, 900, 400).astype(np.float32) + make_image(stars=0) - 400
+    found = bg.find_sources(scanned(half), level=400)
+    assert found.near.mean() <= 0.6
+
+
+def test_cells_are_means_with_and_without_sources():
+    rng = np.random.default_rng(3)
+    mean, count = rng.normal(10, 1, (20, 14)).astype(np.float32), np.ones((20, 14), np.float32)
+    near = rng.random((20, 14)) < 0.3
+    count[5:9] = 0
+    out, number = bg.cells(mean, count, near, 10.0, 4, (6, 5))
+    block = (slice(0, 4), slice(4, 8))
+    assert out[0, 0, 1] == pytest.approx(mean[block].mean(), rel=1e-5)
+    assert out[1, 0, 1] == pytest.approx(mean[block][~near[block]].mean(), rel=1e-5)
+    assert number[0].sum() == count.sum()
+    assert number[1].sum() == (count * ~near).sum()
+    assert np.isnan(out[:, 5:]).all()
+    assert np.isnan(out[:, :, 4:]).all()
+
+
+@given(rows=st.integers(1, 300), cols=st.integers(1, 300), height=st.integers(1, 64), width=st.integers(1, 64))
+def test_cell_side_is_the_smallest_that_fits(rows, cols, height, width):
+    side = bg.cell_side((rows, cols), (height, width))
+    assert -(-rows // side) <= height
+    assert -(-cols // side) <= width
+    if side > 1:
+        assert -(-rows // (side - 1)) > height or -(-cols // (side - 1)) > width
