@@ -100,7 +100,6 @@ class SslConfig:
     init_from: str = setting("", "Weights to start from (backbone.safetensors); empty: random.")
     device: str = setting("auto", "Where to train.", choices=("auto", "cpu", "cuda"), output=False)
     precision: str = setting("auto", "Arithmetic of the forward pass.", choices=("auto", "fp32", "bf16"))
-    sharding: str = setting("ddp", "Parameters on every rank, or spread over them.", choices=("ddp", "fsdp"))
 
 
 @dataclass(frozen=True)

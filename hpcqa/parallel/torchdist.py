@@ -89,19 +89,6 @@ class World:
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
 
-    def spread(self, module: nn.Module, pieces: Sequence[nn.Module]) -> nn.Module:
-        """The module with its parameters spread over ranks (FSDP2), gathered piece by piece where they are used."""
-        if self.size == 1:
-            return module
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh(self.device.type, (self.size,))
-        for piece in pieces:
-            fully_shard(piece, mesh=mesh)
-        fully_shard(module, mesh=mesh)
-        return module
-
     def without_sync(self, module: nn.Module) -> contextlib.AbstractContextManager[Any]:
         """Gradients stay on their rank inside (all but the last piece of an accumulated step)."""
         if isinstance(module, DistributedDataParallel):

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from hpcqa.artifacts.store import read_json, write_json
@@ -48,8 +48,6 @@ class TrainState:
     teacher: Teacher
     optimizer: torch.optim.Optimizer
     counters: Counters = field(default_factory=Counters)
-    # The student as DDP or FSDP runs it; the student itself with one rank.
-    runner: nn.Module | None = None
 
     def tensors(self) -> dict[str, Any]:
         """Names and tensors as torch.distributed.checkpoint saves and loads them."""
@@ -137,8 +135,8 @@ class Checkpoints:
         tensors = state.tensors()
         try:
             dcp.state_dict_loader.load(tensors, checkpoint_id=path, no_dist=self.world.size == 1)
-        except Exception as error:  # any rank may fail anywhere in a damaged file
-            raise DataError(f"{path}: damaged ({type(error).__name__}: {error}); remove it and run again.") from error
+        except (Exception, CheckpointException) as error:  # any rank may fail anywhere in a damaged file
+            raise DataError(f"{path}: damaged ({type(error).__name__}); remove it and run again.") from error
         state.put(tensors)
         state.counters = Counters(**meta["counters"])
         logger.info("pretrain: goes on at step %d from %s", state.counters.step, path)

@@ -130,6 +130,11 @@ class Feed:
                     f"ssl.batch={ssl.batch}: {counts[view]} images of {view} a step do not go round "
                     f"{self.world_size} ranks and ssl.accumulate={ssl.accumulate}; raise ssl.batch or its ssl.mix."
                 )
+            if view in ssl.crop_views and ssl.koleo_weight and counts[view] < 2 * ssl.accumulate:
+                raise ConfigError(
+                    f"ssl.batch={ssl.batch}: {counts[view]} images of {view} a step in ssl.accumulate={ssl.accumulate} "
+                    "pieces, but KoLeo needs two in each; raise ssl.batch or set ssl.koleo_weight=0."
+                )
         return counts
 
     @staticmethod
@@ -140,8 +145,10 @@ class Feed:
         """A sample of the survey's images of a view: float32 (M, H, W)."""
         if view == "focal_plane":
             rows = self._some(np.arange(len(self.cutouts.exposures)), count)
-            return np.asarray(self.cutouts.focal_plane(rows), np.float32)
-        return np.asarray(self.cutouts.batch(view, self._some(self.good, count)), np.float32)
+            images = self.cutouts.focal_plane(rows)
+        else:
+            images = self.cutouts.batch(view, self._some(self.good, count))
+        return np.nan_to_num(np.asarray(images, np.float32))
 
     def load(self, step: int) -> StepImages:
         """This rank's images of a step; a damaged shard is told, not raised, so that all ranks can skip together."""

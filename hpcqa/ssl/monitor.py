@@ -13,7 +13,7 @@ def effective_rank(features: Tensor) -> float:
 
     Source: Roy & Vetterli 2007, "The effective rank", definition 1; as RankMe (arXiv:2210.02885).
     """
-    if len(features) < 2:
+    if len(features) < 2 or not bool(torch.isfinite(features).all()):
         return 0.0
     values = torch.linalg.svdvals((features - features.mean(0)).double())
     shares = values / values.sum().clamp(min=1e-300)

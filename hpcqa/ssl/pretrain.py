@@ -19,8 +19,9 @@ from hpcqa.ssl import weights
 from hpcqa.ssl.checkpoint import Checkpoints
 from hpcqa.ssl.defects import kinds_of
 from hpcqa.ssl.feed import Cutouts, Feed
+from hpcqa.ssl.online import OnlineKnn
 from hpcqa.ssl.student_teacher import Teacher
-from hpcqa.ssl.trainer import Trainer, fresh_state
+from hpcqa.ssl.trainer import Check, Trainer, fresh_state
 from hpcqa.ssl.vit import VisionTransformer, build
 
 logger = logging.getLogger(__name__)
@@ -81,8 +82,9 @@ def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, par
     checkpoints.load_latest(state)
     journal = Journal(folder.output("metrics"), state.counters.step) if world.is_first else None
     try:
-        trainer = Trainer(config, feed, state, world, checkpoints=checkpoints, write=journal.write if journal else None)
-        trainer.run()
+        check = knn_check(config, folder, cutouts, world)
+        write = journal.write if journal else None
+        Trainer(config, feed, state, world, checkpoints=checkpoints, write=write, check=check).run()
     finally:
         if journal is not None:
             journal.close()
@@ -95,6 +97,27 @@ def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, par
         "metrics": journal.latest if journal else {},
     }
     _export(folder, world, exported(state.teacher), card)
+
+
+def knn_check(config: Config, folder: RunFolder, cutouts: Cutouts, world: World) -> Check | None:
+    """The check of the trainer: the first rank scores, all ranks hear; None where there are no labels."""
+    online = OnlineKnn.of(config, folder, cutouts, world.device) if world.is_first else None
+    if not world.share(online is not None):
+        return None
+    controls: dict[str, float] = {}
+
+    def check(step: int, teacher: Teacher) -> dict[str, float]:
+        found: dict[str, float] = {}
+        if online is not None:
+            if not controls:
+                start = build(config.model, config.views, kinds_of(config), seed=config.seed).to(world.device)
+                controls.update(online.controls(start.eval()))
+            found = {**online.check(exported(teacher)), **controls}
+            logger.info("pretrain: step %d, %s", step, ", ".join(f"{name} {ap:.3f}" for name, ap in found.items()))
+        shared: dict[str, float] = world.share(found)
+        return shared
+
+    return check
 
 
 def starting_network(config: Config) -> VisionTransformer:

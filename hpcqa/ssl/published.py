@@ -1,6 +1,6 @@
 """Published DINOv2 weights brought in: the official files, Hugging Face's layout, and what they need to fit here.
 
-The official layout (github.com/facebookresearch/dinov2, hub weights `dinov2_vit*14[_reg4]_pretrain.pth`) is the one that
+The official layout (github.com/facebookresearch/dinov2, files `dinov2_vit*14[_reg4]_pretrain.pth`) is the one that
 vit.py's names follow; everything else is renamed to it first. Files are read without executing anything in them.
 """
 

@@ -239,17 +239,18 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.mask_token = nn.Parameter(torch.zeros(1, dim))
         self.register_tokens = nn.Parameter(torch.empty(1, architecture.registers, dim))
+        # By name, so that the weights of a seed do not depend on how the architecture was written down.
         self.stems = nn.ModuleDict(
             {
                 name: Stem(shape, architecture.in_channels, dim, architecture.stem)
-                for name, shape in architecture.stems.items()
+                for name, shape in sorted(architecture.stems.items())
             }
         )
         drops = [architecture.drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(architecture, drop) for drop in drops)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.defects = nn.ModuleDict(
-            {name: DefectHead(dim, len(kinds)) for name, kinds in architecture.defects.items()}
+            {name: DefectHead(dim, len(kinds)) for name, kinds in sorted(architecture.defects.items())}
         )
         nn.init.normal_(self.cls_token, std=1e-2)
         nn.init.normal_(self.register_tokens, std=1e-2)

@@ -32,12 +32,14 @@ class FakeCutouts:
         }
         self.planes = rng.normal(size=(exposures, *views.focal_plane)).astype(np.float16)
         self.damaged: set[int] = set()
+        self.sound_reads = 0
 
     def numbers(self, rows: np.ndarray) -> np.ndarray:
         return self._numbers[rows]
 
     def batch(self, view: str, rows: np.ndarray) -> np.ndarray:
-        if self.damaged & set(np.asarray(rows).tolist()):
+        self.sound_reads -= 1
+        if self.sound_reads < 0 and self.damaged & set(np.asarray(rows).tolist()):
             raise DataError("shards/shard-00000.h5: context cannot be read; run `hpcqa verify`.")
         return self.arrays[view][rows]
 
