@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcqa import __version__, observe
-from hpcqa.errors import ConfigError, EnvironmentProblem, HpcqaError
+from hpcqa.errors import ConfigError, DataError, EnvironmentProblem, HpcqaError
 from hpcqa.helptext import overview, stage_help
 from hpcqa.parallel.ranks import detect
 from hpcqa.stages import STAGES, stage
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HYDRA_SWITCHES = ("--multirun", "-m", "--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve", "--package", "-p")
+
+
+SHORTHANDS = {"--wait": "launch.wait=true", "--dry-run": "launch.dry_run=true"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,6 +70,9 @@ def dispatch(words: list[str]) -> int:
         return stage_command(name, rest)
     commands: dict[str, Callable[[list[str]], int]] = {
         "status": status_command,
+        "logs": logs_command,
+        "cancel": cancel_command,
+        "votes": votes_command,
         "verify": verify_command,
         "show": show_command,
         "import-weights": import_weights_command,
@@ -84,6 +90,7 @@ def stage_command(name: str, words: list[str]) -> int:
     refuse_ranks()
     from hpcqa import compose
 
+    words = [SHORTHANDS.get(word, word) for word in words]
     switches = [word for word in words if word.startswith("-")]
     unknown = [word for word in switches if word not in HYDRA_SWITCHES]
     if unknown:
@@ -159,11 +166,11 @@ def refuse_ranks() -> None:
 def run_folder(word: str) -> tuple[Config, RunFolder]:
     """The frozen configuration and folder of an existing run."""
     from hpcqa.artifacts.folder import RunFolder
-    from hpcqa.config.frozen import load
+    from hpcqa.config.frozen import base_runs, load
 
     path = Path.cwd() / Path(word.removeprefix("run=")).expanduser()
     config, _ = load(path / "run.yaml")
-    return config, RunFolder(path, Path(config.base) if config.base else None)
+    return config, RunFolder(path, base_runs(config))
 
 
 def one_word(words: list[str], what: str) -> str:
@@ -182,15 +189,52 @@ def status_command(words: list[str]) -> int:
     return 0
 
 
+def logs_command(words: list[str]) -> int:
+    """`hpcqa logs RUN STAGE`."""
+    if len(words) != 2 or words[1] not in {entry.name for entry in STAGES}:
+        raise ConfigError("expected a run folder and a stage, as in `hpcqa logs runs/first shard`.")
+    _, folder = run_folder(words[0])
+    from hpcqa.launch.status import logs_text
+
+    print(logs_text(folder, words[1]))
+    return 0
+
+
+def cancel_command(words: list[str]) -> int:
+    """`hpcqa cancel RUN`."""
+    _, folder = run_folder(one_word(words, "a run folder"))
+    from hpcqa.launch.campaign import cancel
+
+    print("\n".join(cancel(folder)))
+    return 0
+
+
+def votes_command(words: list[str]) -> int:
+    """`hpcqa votes FILE...`: how far reviewers agree; each file is named after its reviewer."""
+    from hpcqa.report.votes import read_votes, tally, tally_text
+
+    if not words:
+        raise ConfigError("expected the CSV files that reviewers saved, as in `hpcqa votes ann.csv ben.csv`.")
+    votes = {}
+    for word in words:
+        path = Path(word)
+        try:
+            votes[path.stem] = read_votes(path.read_text(), where=word)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{word}: cannot be read ({error}).") from None
+    print(tally_text(tally(votes)))
+    return 0
+
+
 def verify_command(words: list[str]) -> int:
     """`hpcqa verify RUN`: exit code 3 if a file is damaged."""
     _, folder = run_folder(one_word(words, "a run folder"))
-    from hpcqa.artifacts.verify import verify_run
+    from hpcqa.artifacts.verify import artifacts_of, verify_run
 
-    checked, problems = verify_run(folder)
+    problems = verify_run(folder)
     for problem in problems:
         print(problem)
-    print(f"{folder.path}: {checked} files checked, {len(problems)} damaged.")
+    print(f"{folder.path}: {sum(1 for _ in artifacts_of(folder))} files checked, {len(problems)} problems.")
     return 3 if problems else 0
 
 
@@ -209,10 +253,14 @@ def show_command(words: list[str]) -> int:
 
 
 def import_weights_command(words: list[str]) -> int:
-    """`hpcqa import-weights FILE OUT`."""
-    if len(words) != 2:
+    """`hpcqa import-weights FILE OUT [settings]`: the settings say for which network and views."""
+    files = [word for word in words if "=" not in word]
+    if len(files) != 2:
         raise ConfigError("expected a file of weights and the backbone.safetensors to write.")
-    from hpcqa.ssl.weights import import_weights
+    from hpcqa.compose import compose
+    from hpcqa.ssl.published import import_weights
 
-    print(import_weights(Path(words[0]), Path(words[1])))
+    config = compose([word for word in words if "=" in word])
+    card = import_weights(Path(files[0]), Path(files[1]), config.model, config.views)
+    print(f"{files[1]}: {card['architecture']}")
     return 0

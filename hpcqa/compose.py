@@ -26,10 +26,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.folder import NAMES, RunFolder
 from hpcqa.artifacts.store import write_text
 from hpcqa.config import Config, leaves
-from hpcqa.config.frozen import STAGE_SECTIONS, from_plain, load, settings_of, to_yaml
+from hpcqa.config.frozen import STAGE_SECTIONS, base_runs, from_plain, load, settings_of, to_yaml
 from hpcqa.errors import ConfigError
 from hpcqa.stages import STAGES
 
@@ -89,7 +89,7 @@ def to_config(composed: DictConfig) -> Config:
     container = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     assert isinstance(container, dict)
     plain: dict[str, Any] = {str(key): value for key, value in container.items() if key not in ("hydra", "experiment")}
-    return with_absolute_paths(from_plain(plain))
+    return with_lent_survey(with_absolute_paths(from_plain(plain)))
 
 
 def _one_sentence(error: Exception) -> str:
@@ -135,7 +135,8 @@ def check_grammar(overrides: Sequence[str]) -> None:
 
 def with_absolute_paths(config: Config) -> Config:
     """The configuration with every path setting absolute, so that it means the same from any directory."""
-    return _absolute_section(config)
+    moved: Config = _absolute_section(config)
+    return moved
 
 
 def _absolute_section(section: Any) -> Any:
@@ -147,6 +148,26 @@ def _absolute_section(section: Any) -> Any:
         elif "setting" in field.metadata and field.metadata["setting"].path:
             changes[field.name] = [absolute(item) for item in value] if isinstance(value, list) else absolute(value)
     return dataclasses.replace(section, **changes)
+
+
+def with_lent_survey(config: Config) -> Config:
+    """The configuration with the base run's simulated survey, where this run has none of its own yet."""
+    own, lent = Path(config.run) / NAMES["survey"], Path(config.base) / NAMES["survey"]
+    if not config.base or own.exists() or not lent.exists():
+        return config
+
+    def there(path: str) -> str:
+        return str(lent / Path(path).relative_to(own)) if Path(path).is_relative_to(own) else path
+
+    survey = config.survey
+    moved = dataclasses.replace(
+        survey,
+        tables=[there(path) for path in survey.tables],
+        images=[there(path) for path in survey.images],
+        labels=[there(path) for path in survey.labels],
+        truth=there(survey.truth),
+    )
+    return dataclasses.replace(config, survey=moved)
 
 
 def absolute(path: str) -> str:
@@ -176,9 +197,7 @@ def freeze(config: Config, overrides: Sequence[str]) -> RunFolder:
     Raises:
         ConfigError: an artifact in the folder was made with other settings; names them.
     """
-    folder = RunFolder(Path(config.run), Path(config.base) if config.base else None)
-    if folder.base is not None and not folder.base.is_dir():
-        raise ConfigError(f"base={folder.base}: no such run folder.")
+    folder = RunFolder(Path(config.run), base_runs(config))
     file = folder.output("run")
     if file.exists():
         refuse_contradictions(load(file)[0], config, folder)
@@ -226,7 +245,9 @@ def through_hydra(task: Callable[[Config, list[str]], float | None]) -> None:
         overrides = list(HydraConfig.get().overrides.task)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             output = HydraConfig.get().runtime.output_dir
-            config = dataclasses.replace(config, base=config.base or config.run, run=output)
+            # A run that was never frozen has nothing to lend.
+            base = config.run if (Path(config.run) / NAMES["run"]).exists() else config.base
+            config = dataclasses.replace(config, base=base, run=output)
             overrides = [item for item in overrides if override_key(item) not in ("run", "base")]
             overrides += [f"run={json.dumps(output)}", f"base={json.dumps(config.base)}"]
         return task(config, overrides)

@@ -12,8 +12,11 @@ from hpcqa.stages import STAGES, Stage
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("run", "Do all of it in order; picks up where it stopped."),
     ("status RUN", "How far a run is."),
+    ("logs RUN STAGE", "The last lines of each rank's log."),
+    ("cancel RUN", "Cancel the run's Slurm jobs."),
     ("verify RUN", "Check every file of a run against its schema, digests and parents."),
     ("show EXPNUM", "Write a picture of an exposure as the network sees it (with run=FOLDER)."),
+    ("votes FILE...", "How far reviewers agree, from the CSV files that they saved in the report."),
     ("import-weights FILE OUT", "Turn published DINOv2 weights into a backbone.safetensors."),
 )
 

@@ -24,7 +24,12 @@ def schemas() -> list[Schema]:
 def describe(schema: Schema) -> str:
     """A Markdown section with a table of columns."""
     key = f", key ({', '.join(schema.key)})" if schema.key else ""
-    lines = [f"## {schema.name} v{schema.version}{key}", "", "| name | dtype | axes | unit | meaning |", "|---|---|---|---|---|"]
+    lines = [
+        f"## {schema.name} v{schema.version}{key}",
+        "",
+        "| name | dtype | axes | unit | meaning |",
+        "|---|---|---|---|---|",
+    ]
     for column in schema.columns:
         note = " Not always there." if column.optional else ""
         lines.append(

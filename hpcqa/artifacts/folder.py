@@ -45,19 +45,19 @@ NAMES = {
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run. `base` is another run whose artifacts serve where this one has none (sweeps)."""
+    """Paths of a run. `bases` are other runs whose artifacts serve where this one has none, nearest first (sweeps)."""
 
     path: Path
-    base: Path | None = None
+    bases: tuple[Path, ...] = ()
 
     def output(self, artifact: str) -> Path:
         """Where this run writes an artifact (a name of NAMES)."""
         return self.path / NAMES[artifact]
 
     def find(self, artifact: str) -> Path | None:
-        """The artifact in this run, or else in the base run, or None."""
-        for root in (self.path, self.base):
-            if root is not None and (root / NAMES[artifact]).exists():
+        """The artifact in this run, or else in the nearest base run that has it, or None."""
+        for root in (self.path, *self.bases):
+            if (root / NAMES[artifact]).exists():
                 return root / NAMES[artifact]
         return None
 
@@ -65,7 +65,7 @@ class RunFolder:
         """The artifact's path.
 
         Raises:
-            DataError: it is in neither run; says which stage writes it.
+            DataError: no run has it; says which stage writes it.
         """
         found = self.find(artifact)
         if found is None:
@@ -74,8 +74,8 @@ class RunFolder:
 
     def relative(self, path: Path) -> str:
         """The path as provenance names it: relative to the run (or base run) that holds it."""
-        for root in (self.path, self.base):
-            if root is not None and path.is_relative_to(root):
+        for root in (self.path, *self.bases):
+            if path.is_relative_to(root):
                 return path.relative_to(root).as_posix()
         return path.as_posix()
 

@@ -66,7 +66,7 @@ def verify_run(folder: RunFolder) -> list[str]:
 def _parent_problems(path: Path, folder: RunFolder) -> list[str]:
     problems = []
     for name, digest in store.read_provenance(path).parents.items():
-        places = [root / name for root in (folder.path, folder.base) if root is not None and (root / name).exists()]
+        places = [root / name for root in (folder.path, *folder.bases) if (root / name).exists()]
         if not places:
             problems.append(f"{path}: was made from {name}, which is no longer there; run its stage again.")
         elif not any(_digest_of(place) in (digest, None) for place in places):

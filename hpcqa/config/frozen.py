@@ -108,13 +108,34 @@ def load(path: Path) -> tuple[Config, list[str]]:
         raise ConfigError(f"{path}: not a run.yaml of hpcqa ({error}); use another run folder.") from None
 
 
+def base_runs(config: Config) -> tuple[Path, ...]:
+    """The run that this one is based on, the run that that one is based on, and so on.
+
+    Raises:
+        ConfigError: one of them is not a run folder, or they form a circle.
+    """
+    chain: list[Path] = []
+    base = config.base
+    while base:
+        path = Path(base)
+        if path in chain or base == config.run:
+            raise ConfigError(f"base={base}: based on itself; name another run folder.")
+        if not path.is_dir():
+            raise ConfigError(f"base={base}: no such run folder.")
+        chain.append(path)
+        base = load(path / "run.yaml")[0].base
+    return tuple(chain)
+
+
 def settings_of(config: Config, sections: Sequence[str]) -> dict[str, Any]:
     """The output settings under some sections or single settings, by dotted name."""
     chosen = {}
     for leaf in leaves(config):
         inside = any(leaf.name == section or leaf.name.startswith(section + ".") for section in sections)
         if inside and leaf.setting.output:
-            chosen[leaf.name] = _replace_text(leaf.value, config.run, RUN_MARK)
+            # A path in this run or in the one it is based on means the same to whoever reads it.
+            own = _replace_text(leaf.value, config.run, RUN_MARK)
+            chosen[leaf.name] = _replace_text(own, config.base, RUN_MARK)
     return chosen
 
 

@@ -40,10 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, that of the error's kind, or 75 if the stage was asked to stop and can go on later.
     """
     arguments = _parse(argv)
-    code = run_rank(Path(arguments.run).absolute(), arguments.stage, arguments.part, arguments.parts)
-    if code == preemption.EXIT_CODE and preemption.wants_requeue():
-        requeue(os.environ)
-    return code
+    return run_rank(Path(arguments.run).absolute(), arguments.stage, arguments.part, arguments.parts)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -59,7 +56,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run_rank(run: Path, name: str, part: int = 0, parts: int = 1, entry: Stage | None = None) -> int:
     """Load the configuration, find out the rank, run the stage, and turn every error into a sentence and a code.
 
-    When one rank of an MPI world fails it ends the others, which would wait for it forever.
+    A job that was asked to stop before its time is over is put back into the queue. When one rank of an MPI world fails
+    it ends the others, which would wait for it forever.
     """
     logs = run / "logs"
     ranks = Ranks()
@@ -69,7 +67,7 @@ def run_rank(run: Path, name: str, part: int = 0, parts: int = 1, entry: Stage |
         ranks = split(ranks_of(chosen, os.environ), part, parts)
         failures.clear(logs, name, ranks.rank)
         prepare(chosen, ranks, logs)
-        chosen.load()(config, RunFolder(run, Path(config.base) if config.base else None), ranks)
+        chosen.load()(config, RunFolder(run, frozen.base_runs(config)), ranks)
         preemption.ignore()
     except KeyboardInterrupt:
         return 130
@@ -78,6 +76,9 @@ def run_rank(run: Path, name: str, part: int = 0, parts: int = 1, entry: Stage |
         logger.debug("%s failed", name, exc_info=True)
         failure = explain(error, name, ranks, logs)
         failures.record(logs, failure)
+        # Before the other ranks are ended, and this one with them.
+        if failure.exit_code == preemption.EXIT_CODE and preemption.wants_requeue():
+            requeue(os.environ)
         if ranks.launcher == "mpi":
             _end_peers(ranks, error)
         _say(failure, ranks)
@@ -177,14 +178,12 @@ def split(ranks: Ranks, part: int, parts: int) -> Ranks:
 
 
 def run_submitted(run: str, entry: Stage, part: int, parts: int) -> None:
-    """What Slurm jobs call (through submitit): `run_rank`, and a requeue if the job was asked to stop.
+    """What Slurm jobs call, through submitit.
 
     An error after which the flow goes on ends the job well, so that the jobs which wait for it start; the run's status
     tells of it.
     """
     code = run_rank(Path(run), entry.name, part, parts, entry)
-    if code == preemption.EXIT_CODE and preemption.wants_requeue():
-        requeue(os.environ)
     told = failures.read_one(Path(run) / "logs", entry.name, detect_rank(part, parts)) if code else None
     if code and not (told and told.goes_on):
         sys.exit(code)

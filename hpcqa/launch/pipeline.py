@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.folder import NAMES, RunFolder
 from hpcqa.artifacts.store import read_json
 from hpcqa.config import Config
+from hpcqa.config.frozen import STAGE_SECTIONS, load, settings_of
 from hpcqa.errors import ConfigError, HpcqaError
 from hpcqa.launch import campaign
 from hpcqa.launch.submit import run_stage
@@ -53,8 +55,12 @@ def run_all(config: Config, folder: RunFolder) -> Outcome:
         if is_over(config):
             _conclude(folder, outcome)
         return outcome
+    lent = lenders(config, folder)
     for stage in planned(config):
-        _run(config, folder, stage, outcome)
+        if stage.name in lent:
+            logger.info("%s: from %s", stage.name, lent[stage.name])
+        else:
+            _run(config, folder, stage, outcome)
     _conclude(folder, outcome)
     return outcome
 
@@ -77,6 +83,37 @@ def is_over(config: Config) -> bool:
     return config.launch.wait and not config.launch.dry_run
 
 
+def lenders(config: Config, folder: RunFolder) -> dict[str, Path]:
+    """The stages that a base run has done with these very settings, on nothing that this run makes anew.
+
+    Returns:
+        The base run for each such stage.
+    """
+    lent: dict[str, Path] = {}
+    for base in folder.bases:
+        other = load(base / NAMES["run"])[0]
+        for stage in planned(config):
+            reads_own = any(folder.output(artifact).exists() for artifact in stage.reads)
+            has_own = any(folder.output(artifact).exists() for artifact in stage.writes)
+            there = all((base / NAMES[artifact]).exists() for artifact in stage.writes)
+            same = all(
+                settings_of(other, STAGE_SECTIONS[name]) == settings_of(config, STAGE_SECTIONS[name])
+                for name in upstream(stage)
+            )
+            if there and same and not reads_own and not has_own:
+                lent.setdefault(stage.name, base)
+    return lent
+
+
+def upstream(stage: Stage) -> set[str]:
+    """The names of a stage and of all stages whose artifacts reach it."""
+    writer = {artifact: other for other in STAGES for artifact in other.writes}
+    names = {stage.name}
+    for artifact in stage.reads:
+        names |= upstream(writer[artifact])
+    return names
+
+
 def _run(config: Config, folder: RunFolder, stage: Stage, outcome: Outcome) -> None:
     started = time.monotonic()
     logger.info("%s: started", stage.name)
@@ -90,8 +127,9 @@ def _run(config: Config, folder: RunFolder, stage: Stage, outcome: Outcome) -> N
 
 
 def _conclude(folder: RunFolder, outcome: Outcome) -> None:
-    report = folder.output("report") / "index.html"
+    report = (folder.find("report") or folder.output("report")) / "index.html"
+    decisions = folder.find("decisions") or folder.output("decisions")
     evaluation = folder.find("evaluation")
     if evaluation is not None:
         outcome.objective = read_json(evaluation).get("objective")
-    outcome.sentences += [f"decisions: {folder.output('decisions')}", f"report: {report}"]
+    outcome.sentences += [f"decisions: {decisions}", f"report: {report}"]

@@ -118,16 +118,14 @@ def _report(tally: Tally, config: Config) -> None:
 
 
 def _current(folder: RunFolder, name: str, provenance: Provenance, retry_failed: bool) -> np.ndarray | None:
-    """The failures of a shard that is there, in this run or the base run, and made from the same; None if it is not."""
-    roots = [root for root in (folder.path, folder.base) if root is not None]
-    for root in roots:
-        path = RunFolder(root).output("shards") / name
-        digest, parents = provenance.config_digest, provenance.parents
-        if path.exists() and store.is_current(path, SHARD, config_digest=digest, parents=parents):
-            with store.open_arrays(path, SHARD) as shard:
-                failed = shard.read("failed")
-            if not (retry_failed and failed.any()):
-                return failed
+    """The failures of a shard that is there and made from the same; None if it is not."""
+    path = folder.output("shards") / name
+    digest, parents = provenance.config_digest, provenance.parents
+    if path.exists() and store.is_current(path, SHARD, config_digest=digest, parents=parents):
+        with store.open_arrays(path, SHARD) as shard:
+            failed = shard.read("failed")
+        if not (retry_failed and failed.any()):
+            return failed
     return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -151,6 +152,18 @@ def _consensus(cast: Sequence[Vote]) -> Vote:
     reasons = tuple(dict.fromkeys(reason for vote in cast for reason in vote.reasons))
     comment = "; ".join(dict.fromkeys(vote.comment for vote in cast if vote.comment))
     return Vote(cast[0].expnum, cast[0].ccdnum, cast[0].verdict, reasons, comment)
+
+
+def tally_text(tally: Tally) -> str:
+    """The tally in plain lines for a terminal."""
+    lines = [f"{'reviewer':<16} {'votes':>6} {'bad':>5} {'unsure':>7}"]
+    lines += [f"{who.name:<16} {who.votes:>6} {who.bad:>5} {who.unsure:>7}" for who in tally.reviewers]
+    for pair in tally.pairs:
+        kappa = "undefined" if math.isnan(pair.kappa) else f"{pair.kappa:.2f}"
+        lines.append(f"{pair.one} and {pair.other}: {pair.same} of {pair.both} the same, kappa {kappa}")
+    shown = ", ".join(str(expnum) if ccdnum == WHOLE else f"{expnum}-{ccdnum}" for expnum, ccdnum in tally.disputed)
+    lines.append(f"disputed: {shown or 'none'}; agreed: {len(tally.consensus)}")
+    return "\n".join(lines)
 
 
 def write_votes(votes: Sequence[Vote]) -> str:
