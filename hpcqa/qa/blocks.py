@@ -1,8 +1,9 @@
 """From measured numbers and embeddings to the features that neighbours are looked up in.
 
-Three kinds of evidence ("channels") stay apart, each with features of its own for a CCD and for an exposure: `numbers`
-(measured, robustly standardised), `network` (embeddings of the views, reduced by PCA without whitening) and `defects`
-(what the injected-defect heads answer).
+Four kinds of evidence ("channels") stay apart, each with features of its own for a CCD and for an exposure: `numbers`
+(measured, robustly standardised), `contrast` (how a CCD's numbers differ from its exposure's, which shows what is wrong
+with one or two CCDs whatever the weather), `network` (embeddings of the views, reduced by PCA without whitening) and
+`defects` (what the injected-defect heads answer).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 CHANNELS: dict[str, tuple[str, ...]] = {
     "numbers": ("numbers",),
+    "contrast": ("contrast",),
     "network": ("context", "background", "detail"),
     "defects": ("defects",),
 }
@@ -120,16 +122,15 @@ class NumberScale:
         for name in np.unique(band.astype(str)):
             rows = np.flatnonzero(band == name)
             inside = np.flatnonzero(self.band == name)
-            inside = inside if len(inside) else np.arange(len(self.band))
-            scatter = _nanmedian(self.scatter[inside])
+            pooled = inside if len(inside) else np.arange(len(self.band))
+            scatter = _nanmedian(self.scatter[pooled])
             scatter = np.where(scatter > 0, scatter, 1.0)
-            centres = self._centres(inside, ccdnum[rows])
+            centres = self._centres(inside, _nanmedian(self.median[pooled]), ccdnum[rows])
             deviation[rows] = (numbers[rows] - centres) / scatter
         unknown = np.isnan(deviation).sum(axis=1, keepdims=True) / max(1, numbers.shape[1])
         return np.concatenate([deviation, unknown.astype(np.float32)], axis=1)
 
-    def _centres(self, inside: np.ndarray, ccdnum: np.ndarray) -> np.ndarray:
-        pooled = _nanmedian(self.median[inside])
+    def _centres(self, inside: np.ndarray, pooled: np.ndarray, ccdnum: np.ndarray) -> np.ndarray:
         own = {int(self.ccdnum[row]): np.where(np.isnan(self.median[row]), pooled, self.median[row]) for row in inside}
         numbers, inverse = np.unique(ccdnum, return_inverse=True)
         return np.stack([own.get(int(number), pooled) for number in numbers])[inverse]
@@ -181,7 +182,12 @@ def per_exposure(values: np.ndarray, starts: np.ndarray, how: Sequence[str]) -> 
     return np.concatenate([parts[name] for name in how], axis=1)
 
 
-STATISTICS = {"numbers": ("mean", "spread", "max", "min"), "network": ("mean", "spread"), "defects": ("mean", "max")}
+STATISTICS = {
+    "numbers": ("mean", "spread", "max", "min"),
+    "contrast": ("max", "min"),
+    "network": ("mean", "spread"),
+    "defects": ("mean", "max"),
+}
 
 
 # The map ------------------------------------------------------------------------------------------------------------
@@ -201,6 +207,15 @@ class Raw:
     ccd: Mapping[str, np.ndarray]
     exposure: Mapping[str, np.ndarray]
 
+    def block(self, name: str) -> np.ndarray:
+        """A block of the CCDs; "contrast" is made from the numbers."""
+        if name == "contrast":
+            return contrast(self.ccd["numbers"], self.starts)
+        return self.ccd[name]
+
+    def has(self, name: str) -> bool:
+        return name in self.ccd or name == "contrast"
+
     @property
     def num_ccds(self) -> int:
         return len(next(iter(self.ccd.values())))
@@ -216,6 +231,15 @@ class Raw:
         ccd = {name: values[rows] for name, values in self.ccd.items()}
         exposure = {name: values[exposures] for name, values in self.exposure.items()}
         return Raw(np.cumsum(sizes) - sizes, ccd, exposure)
+
+
+def contrast(deviations: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Squashed deviations of CCDs less the median of their exposure: float32 (ccd, number)."""
+    values = squash(deviations)
+    ends = np.r_[starts[1:], len(values)]
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        values[start:end] -= np.median(values[start:end], axis=0)
+    return values
 
 
 def segment_rows(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -234,7 +258,7 @@ class FeatureMap:
     def ccd(self, raw: Raw) -> dict[str, np.ndarray]:
         """Features of the CCDs: channel to float32 (ccd, feature)."""
         return {
-            channel: np.concatenate([self._apply(f"ccd.{name}", raw.ccd[name]) for name in CHANNELS[channel]], axis=1)
+            channel: np.concatenate([self._apply(f"ccd.{name}", raw.block(name)) for name in CHANNELS[channel]], axis=1)
             for channel in self.channels
         }
 
@@ -267,12 +291,12 @@ def learn_features(raw: Raw, good_exposure: np.ndarray, channels: Sequence[str],
         channels: of CHANNELS; those whose blocks `raw` lacks are left out.
         pca: components of each embedded block.
     """
-    usable = tuple(channel for channel in channels if all(name in raw.ccd for name in CHANNELS[channel]))
+    usable = tuple(channel for channel in channels if all(raw.has(name) for name in CHANNELS[channel]))
     good_ccd = np.repeat(good_exposure, raw.sizes())
     parameters: dict[str, np.ndarray] = {}
     for channel in usable:
         for name in CHANNELS[channel]:
-            _learn(parameters, f"ccd.{name}", raw.ccd[name], good_ccd, channel, pca)
+            _learn(parameters, f"ccd.{name}", raw.block(name), good_ccd, channel, pca)
     partial = FeatureMap(usable, parameters).ccd(raw)
     for channel in usable:
         summary = per_exposure(partial[channel], raw.starts, STATISTICS[channel])

@@ -98,9 +98,7 @@ def _write(
     store.write_table(folder.output("ccd_decisions"), catalog.CCD_DECISIONS, ccds.columns, provenance)
     cuts = manifest["ccd_cuts"]
     with_tables = bool(config.survey.tables)
-    write_exports(
-        folder.output("exports"), exposures, ccds.columns, cuts, _source(folder), with_tables=with_tables
-    )
+    write_exports(folder.output("exports"), exposures, ccds.columns, cuts, _source(folder), with_tables=with_tables)
     # The table of exposures comes last: where it is current, so is the rest.
     store.write_table(folder.output("decisions"), catalog.DECISIONS, exposures, provenance)
     counts = {name: int((exposures["verdict"] == name).sum()) for name in ("bad", "review", "good", "undecided")}

@@ -20,7 +20,7 @@ from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.qa import metrics
-from hpcqa.qa.blocks import CHANNELS, NumberScale, Raw
+from hpcqa.qa.blocks import NumberScale, Raw
 from hpcqa.qa.embedded import ExposureTable, embedding_paths, read_embeddings
 from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, read_examples, recipe_of
 from hpcqa.qa.known import Known
@@ -211,11 +211,16 @@ def by_reason(
 
 # Name, sentence, whose embeddings, channels.
 CONTROLS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
-    ("numbers", "the measured numbers alone", "embeddings", ("numbers",)),
+    ("numbers", "the measured numbers alone", "embeddings", ("numbers", "contrast")),
     ("untrained", "the untrained network alone", "embeddings-untrained", ("network",)),
     ("network", "the trained network alone", "embeddings", ("network", "defects")),
-    ("numbers+untrained", "numbers and the untrained network", "embeddings-untrained", ("numbers", "network")),
-    ("numbers+network", "numbers and the trained network", "embeddings", ("numbers", "network", "defects")),
+    (
+        "numbers+untrained",
+        "numbers and the untrained network",
+        "embeddings-untrained",
+        ("numbers", "contrast", "network"),
+    ),
+    ("numbers+network", "numbers and the trained network", "embeddings", ("numbers", "contrast", "network", "defects")),
 )
 
 
@@ -268,6 +273,5 @@ class _Task:
         return cls(examples, scale, embedded.raw, embedded.expnum)
 
     def score(self, config: Config, channels: tuple[str, ...]) -> np.ndarray:
-        usable = tuple(name for name in channels if all(block in self.raw.ccd for block in CHANNELS[name]))
-        learned = learn(self.examples, self.scale, dataclasses.replace(recipe_of(config), channels=usable))
+        learned = learn(self.examples, self.scale, dataclasses.replace(recipe_of(config), channels=channels))
         return np.asarray(learned.decide(self.raw, self.expnum).p_bad)

@@ -8,8 +8,10 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-# Prior on the weights, worth so many examples: it steadies the fit of a hundred and is nothing to ten thousand.
-RIDGE = 2.0
+# Prior on the weights, worth so many examples: it keeps a hundred from trusting one score alone, which costs problems
+# that the others see (one or two bad CCDs, kinds without a label), and is nothing to ten thousand.
+RIDGE = 30.0
+SIZE_RIDGE = 0.2
 MAX_LOGIT = 12.0
 
 
@@ -77,9 +79,17 @@ def fit_fusion(scores: np.ndarray, bad: np.ndarray, sample_weight: np.ndarray, b
     """
     one_sided = OneSided.fit(scores[~bad])
     features = one_sided.apply(scores)
+    weight = _logistic(features, bad, sample_weight, RIDGE)[:-1]
+    # The prior makes all weights small together; their common size is what the sample says.
+    size, intercept = _logistic((features @ weight)[:, None], bad, sample_weight, SIZE_RIDGE)
+    share = float(sample_weight[bad].sum() / sample_weight.sum())
+    return Fusion(one_sided, size * weight, float(intercept + logit(bad_rate) - logit(share)))
+
+
+def _logistic(features: np.ndarray, bad: np.ndarray, sample_weight: np.ndarray, prior: float) -> np.ndarray:
+    """Non-negative slopes and an intercept: float64 (feature + 1,); `prior` is the ridge in examples."""
     weight = sample_weight / sample_weight.sum()
-    share = float(weight[bad].sum())
-    ridge = RIDGE / float(sample_weight.sum())
+    ridge = prior / float(sample_weight.sum())
     sign = np.where(bad, 1.0, -1.0)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -89,9 +99,8 @@ def fit_fusion(scores: np.ndarray, bad: np.ndarray, sample_weight: np.ndarray, b
         pull = -weight * sign * expit(-margin)
         return value, np.r_[features.T @ pull + ridge * slope, pull.sum()]
 
-    size = features.shape[1]
-    start = np.r_[np.full(size, 1.0 / size), logit(share)]
-    bounds = [(0.0, None)] * size + [(None, None)]
+    count = features.shape[1]
+    start = np.r_[np.full(count, 1.0 / count), logit(float(weight[bad].sum()))]
+    bounds = [(0.0, None)] * count + [(None, None)]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 2000, "ftol": 1e-12})
-    intercept = float(found.x[-1] + logit(bad_rate) - logit(share))
-    return Fusion(one_sided, np.maximum(found.x[:-1], 0.0), intercept)
+    return np.r_[np.maximum(found.x[:-1], 0.0), found.x[-1]]

@@ -98,7 +98,7 @@ class Recipe:
     bad_rate: float = 0.02
     folds: int = 5
     seed: int = 1
-    channels: tuple[str, ...] = ("numbers", "network", "defects")
+    channels: tuple[str, ...] = ("numbers", "contrast", "network", "defects")
     clean: bool = True
 
 

@@ -92,7 +92,7 @@ def test_a_second_run_changes_nothing(finished: RunFolder, caplog: pytest.LogCap
 
 
 def test_changed_settings_are_fitted_again(finished: RunFolder, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, base=finished.path)
+    folder = RunFolder(tmp_path, bases=(finished.path,))
     config = settings(tmp_path, fit=FitConfig(bad_rate=0.02, pca=8))
     fit.run(config, folder, Ranks())
     classify.run(config, folder, Ranks())
