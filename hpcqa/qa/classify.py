@@ -15,6 +15,7 @@ from hpcqa.config.frozen import stage_digest
 from hpcqa.observe import track
 from hpcqa.parallel import mpi
 from hpcqa.parallel.ranks import Ranks
+from hpcqa.parallel.torchdist import set_threads
 from hpcqa.qa import classifier_file
 from hpcqa.qa.classifier import Classifier
 from hpcqa.qa.decisions import Part, ccd_table, exposure_table, make_part, merge_parts
@@ -73,6 +74,7 @@ def _decide_share(
     exposures = ExposureTable.of_manifest(
         store.read_table(manifest, catalog.MANIFEST, ("expnum", "band", "night", "cuts"))
     )
+    set_threads(ranks.local_world_size)
     parts: list[Part] = []
     words: tuple[str, ...] = ()
     files = mpi.hand_out(paths, ranks)

@@ -28,6 +28,7 @@ def contents(folder: RunFolder) -> dict[str, object]:
     return found | {path.name: path.read_bytes() for path in sorted(folder.output("exports").glob("*.*"))}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec beside this Python")
 def test_one_two_and_three_ranks_decide_the_same(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
