@@ -173,7 +173,7 @@ def _unweighted(xx: float, yy: float, xy: float, width: float) -> tuple[float, f
 def _shape(
     pixels: np.ndarray, masked: np.ndarray, level: float, row: int, col: int, noise: float, out: np.ndarray
 ) -> int:
-    """Iterate centre and weight of one star: 0, or 1 if it does not settle on anything positive, 2 if it is too sharp."""
+    """Iterate centre and weight of one star: 0; 1 if it does not settle on anything positive; 2 if it is too sharp."""
     sums = np.empty(7)
     y, x, width = float(row), float(col), 2.0
     xx = yy = xy = 0.0

@@ -167,7 +167,6 @@ def unknown_pixels(image):
         (column_slope, "gradient_col", 1),
         (slope, "quadrant_spread", 1),
         (hot_pixels, "tail_above", 1),
-        (hot_pixels, "sharp_share", 1),
         (cold_pixels, "tail_below", 1),
         (bleed, "bleed_columns", 1),
         (bleed, "saturated_share", 1),
