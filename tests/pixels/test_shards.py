@@ -106,13 +106,6 @@ def test_other_settings_make_other_shards(survey):
     assert len(survey.shards()) == 2
 
 
-def test_shards_of_the_base_run_serve(survey, tmp_path):
-    run(survey)
-    sweep = RunFolder(tmp_path / "sweep", bases=(survey.folder.path,))
-    shards.run(survey.config, sweep, Ranks())
-    assert not list(sweep.output("shards").glob("*.h5"))
-
-
 def test_each_file_is_opened_once(survey, monkeypatch):
     opened = []
     original = exposures.open_exposure
