@@ -206,16 +206,29 @@ class Bench:
     def pieces(self) -> dict[int, str]:
         return {int(path.stem): path.read_text() for path in (self.path / "pieces").glob("*.json")}
 
-    def start_now(self, submission: jobs.Submission, seconds: float = 40.0) -> None:
-        """A requeued job would wait two minutes; wait until it is back in the queue and start it."""
+    def wait_through_requeues(self, submission: jobs.Submission, seconds: float = 120.0) -> list[str]:
+        """The final states of a job that is requeued; tasks that would wait two minutes are started earlier.
 
-        def pending() -> bool:
-            return any(state.state == "PENDING" for state in self.states(submission.job))
+        Not at once: a node refuses a job that comes back before it has cleaned up behind its last start.
+        """
+        seen: dict[str, float] = {}
 
-        wait_for(pending, self.cluster, seconds)
-        # Until its last step is gone the job refuses to be changed.
-        update = ["scontrol", "update", f"jobid={submission.job}", "StartTime=now"]
-        wait_for(lambda: subprocess.run(update, capture_output=True, check=False).returncode == 0, self.cluster)
+        def ended() -> bool:
+            states = self.states(submission.job)
+            for state in states:
+                if state.state == "PENDING" and state.reason == "BeginTime":
+                    if time.monotonic() - seen.setdefault(state.task, time.monotonic()) > 6:
+                        self._start(state)
+                else:
+                    seen.pop(state.task, None)
+            return not any(state.is_live for state in states)
+
+        wait_for(ended, self.cluster, seconds)
+        return [state.state for state in self.states(submission.job)]
+
+    def _start(self, state: JobState) -> None:
+        name = f"{state.job}_{state.task}" if state.task else state.job
+        subprocess.run(["scontrol", "update", f"jobid={name}", "StartTime=now"], capture_output=True, check=False)
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ def test_training_goes_on_exactly_after_preemption(bench):
     log = bench.folder.output("logs") / "pretrain-3.log"
     wait_for(log.exists, bench.cluster)
     wait_for(lambda: (bench.path / "state.json").exists() or signal_step(submission), bench.cluster)
-    bench.start_now(submission)
-    assert bench.wait(submission) == ["COMPLETED"]
+    assert bench.wait_through_requeues(submission) == ["COMPLETED"]
     state = json.loads((bench.path / "state.json").read_text())
     value = 1.0
     for step in range(30):
@@ -42,8 +41,7 @@ def test_an_array_is_requeued_and_ends_with_the_same_pieces(bench):
     submission = submit(config, bench.folder, make_stage("slow", "tasks"))
     wait_for(lambda: len(bench.pieces()) >= 2, bench.cluster)
     signal_step(submission)
-    bench.start_now(submission)
-    assert bench.wait(submission) == ["COMPLETED"] * 2
+    assert bench.wait_through_requeues(submission) == ["COMPLETED"] * 2
     assert bench.pieces() == WANTED
     assert len((bench.path / "starts").read_text().split()) >= 3
 
@@ -53,8 +51,7 @@ def test_mpi_ranks_are_requeued_together(bench):
     submission = submit(config, bench.folder, make_stage("slow", "mpi"))
     wait_for(lambda: len(bench.pieces()) >= 4, bench.cluster)
     signal_step(submission)
-    bench.start_now(submission)
-    assert bench.wait(submission) == ["COMPLETED"]
+    assert bench.wait_through_requeues(submission) == ["COMPLETED"]
     assert bench.pieces() == WANTED
 
 
@@ -64,10 +61,9 @@ def test_the_time_limit_requeues(bench, monkeypatch):
     monkeypatch.setenv("PIECE_S", "3")
     config = bench.configure(ClusterConfig(signal_s=59), shard=ResourcesConfig(minutes=1))
     submission = submit(config, bench.folder, make_stage("slow", "tasks"))
-    wait_for(lambda: restarts(submission.job) >= 1, bench.cluster)
-    bench.start_now(submission)
-    assert bench.wait(submission) == ["COMPLETED"]
+    assert bench.wait_through_requeues(submission) == ["COMPLETED"]
     assert bench.pieces() == WANTED
+    assert restarts(submission.job) >= 1
 
 
 def restarts(job: str) -> int:
@@ -123,7 +119,6 @@ def test_a_node_dies_and_comes_back(bench):
     cluster_script.kill_node(bench.cluster, node)
     wait_for(lambda: restarts(submission.job) >= 1, bench.cluster, 90)
     cluster_script.start_node(bench.cluster, node)
-    bench.start_now(submission)
-    assert bench.wait(submission, 90) == ["COMPLETED"]
+    assert bench.wait_through_requeues(submission) == ["COMPLETED"]
     assert bench.pieces() == WANTED
     cluster_script.wait_for_nodes(bench.cluster, 3)
