@@ -103,7 +103,8 @@ class DefectTask:
             sign = torch.where(draws.uniform(draws.derived(keys, 2), 1)[:, 0] < 0.35, -1.0, 1.0)
             changed = z + (strength * sign)[:, None, None, None] * pattern[:, None]
             where = (pattern.abs() > VISIBLE).float()
-        changed = torch.where(images == 0, images, torch.asinh(changed / self.softening))
+        same = (images == 0) | ~hit[:, None, None, None]
+        changed = torch.where(same, images, torch.asinh(changed / self.softening))
         located = F.max_pool2d(where[:, None], self.patch).flatten(1)
         kinds = F.one_hot(chosen.clamp(min=0), len(self.kinds)).float() * hit[:, None]
         # A shape that fell outside the map leaves nothing to find.

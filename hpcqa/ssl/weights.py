@@ -46,9 +46,11 @@ def save_backbone(path: Path, model: VisionTransformer, card: Mapping[str, Any])
         "code_version": __version__,
         "content": content_digest(state),
     }
+    text = json.dumps(stored, sort_keys=True)
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={CARD: json.dumps(stored, sort_keys=True)})
-    return stored
+        save_file(state, temporary, metadata={CARD: text})
+    read: dict[str, Any] = json.loads(text)
+    return read
 
 
 def read_card(path: Path) -> dict[str, Any]:

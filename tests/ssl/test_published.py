@@ -1,0 +1,182 @@
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hpcqa.config import ModelConfig, ViewsConfig
+from hpcqa.errors import DataError
+from hpcqa.ssl import published, vit, weights
+from tests.ssl.reference import hugging_face
+from tests.ssl.test_vit import BASE
+
+VIEWS = ViewsConfig(context=[28, 28], background=[16, 8], detail=[56, 56], stamp=28, focal_plane=[16, 16])
+MODEL = ModelConfig(patch=14, patch_background=4, patch_focal_plane=8)
+# One head of 64 dimensions a head, as all published sizes have.
+SMALL = dataclasses.replace(BASE, dim=64, heads=1, depth=2, stems={"image": vit.StemShape(56, 56, 14)})
+
+
+def official(architecture=SMALL, prefix="", chunks=False):
+    """A state with the official file's names."""
+    torch.manual_seed(0)
+    model = vit.from_architecture(architecture, 0)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if name.startswith("blocks.") and chunks:
+            name = f"blocks.0.{name.removeprefix('blocks.')}"
+        if not name.startswith("stems."):
+            state[name] = torch.randn_like(tensor)
+    dim = architecture.dim
+    state["patch_embed.proj.weight"], state["patch_embed.proj.bias"] = torch.randn(dim, 3, 14, 14), torch.randn(dim)
+    state["pos_embed"] = torch.randn(1, 17, dim)
+    if not architecture.registers:
+        del state["register_tokens"]
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors", "checkpoint", "training"])
+@pytest.mark.parametrize("registers", [0, 4])
+def test_files_of_every_layout_come_in(tmp_path, kind, registers):
+    architecture = dataclasses.replace(SMALL, registers=registers)
+    state = official(architecture, prefix="teacher.backbone." if kind == "training" else "", chunks=kind == "training")
+    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pth")
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"teacher": state} if kind == "checkpoint" else state, path)
+    card = published.import_weights(path, tmp_path / "backbone.safetensors", MODEL, VIEWS)
+    model, stored = weights.load_backbone(tmp_path / "backbone.safetensors")
+    assert stored == card
+    assert (model.architecture.registers, model.architecture.in_channels) == (registers, 1)
+    plain = {name.removeprefix("teacher.backbone.").replace("blocks.0.0", "blocks.0"): t for name, t in state.items()}
+    assert torch.equal(model.blocks[0].mlp.fc1.weight, plain["blocks.0.mlp.fc1.weight"])
+    assert torch.allclose(model.cls_token, plain["cls_token"] + plain["pos_embed"][:, :1])
+
+
+def test_hugging_faces_hub_names_are_known():
+    """Names of the files on the hub, which differ from those in memory."""
+    ours, theirs = hugging_face(dataclasses.replace(BASE, layer_scale=0.5))
+    hub = {}
+    for name, tensor in theirs.state_dict().items():
+        for new, old in (("q_proj", "attention.query"), ("k_proj", "attention.key"), ("v_proj", "attention.value")):
+            name = name.replace(f"attention.{new}", f"attention.{old}")
+        hub["dinov2_with_registers." + name.replace("attention.o_proj", "attention.output.dense")] = tensor
+    again = vit.from_architecture(ours.architecture, 5)
+    published.fill(again, published.to_official(hub), ["image"])
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_three_channels_fold_into_one_exactly(normalised):
+    weight, bias = torch.randn(8, 3, 4, 4), torch.randn(8)
+    grey = torch.rand(2, 1, 8, 8)
+    colour = grey.expand(-1, 3, -1, -1)
+    constants = (published.IMAGENET_MEAN, published.IMAGENET_STD) if normalised else (None, None)
+    if normalised:
+        mean, std = (torch.tensor(values)[None, :, None, None] for values in constants)
+        colour = (colour - mean) / std
+    expected = torch.nn.functional.conv2d(colour, weight, bias, stride=4)
+    folded = published.fold_rgb(weight, bias, *constants)
+    assert torch.allclose(torch.nn.functional.conv2d(grey, *folded, stride=4), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("patch", [4, 8, 16, 20])
+def test_resized_patches_see_resized_images_alike(patch):
+    weight = torch.randn(5, 1, 8, 8)
+    small = torch.randn(3, 1, 8, 8)
+    large = torch.nn.functional.interpolate(
+        small, (patch, patch), mode="bicubic", align_corners=False, antialias=patch < 8
+    )
+    resized = published.resized_patches(weight, patch)
+    if patch >= 8:  # nothing is lost by enlarging
+        expected = torch.einsum("nchw,dchw->nd", small, weight)
+        assert torch.allclose(torch.einsum("nchw,dchw->nd", large, resized), expected, atol=1e-3)
+    assert resized.shape == (5, 1, patch, patch)
+    assert torch.isfinite(resized).all()
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_pickles_of_other_things_are_refused_and_not_run(tmp_path):
+    path = tmp_path / "bomb.pth"
+    path.write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
+    with pytest.raises(DataError, match="not a file of weights alone"):
+        published.read_file(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({"a": 3}, "no table of tensors"), ({"a": torch.ones(2)}, "has no cls_token"), ([1], "no table of tensors")],
+)
+def test_what_is_no_network_is_named(tmp_path, content, message):
+    path = tmp_path / "x.pth"
+    torch.save(content, path)
+    with pytest.raises(DataError, match=message):
+        published.import_weights(path, tmp_path / "out.safetensors", MODEL, VIEWS)
+
+
+def test_missing_and_left_over_names_are_said(tmp_path):
+    state = official()
+    state["surplus.weight"] = torch.ones(1)
+    del state["blocks.1.norm1.weight"]
+    path = tmp_path / "x.pth"
+    torch.save(state, path)
+    with pytest.raises(DataError, match=r"missing blocks.1.norm1.weight; left over surplus.weight"):
+        published.import_weights(path, tmp_path / "out.safetensors", MODEL, VIEWS)
+
+
+def test_other_channels_are_refused(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save(official(), path)
+    with pytest.raises(DataError, match=r"takes 3 channels, model\.in_channels=2"):
+        published.import_weights(path, tmp_path / "o", dataclasses.replace(MODEL, in_channels=2), VIEWS)
+
+
+def test_missing_and_truncated_files(tmp_path):
+    with pytest.raises(DataError, match="not found"):
+        published.read_file(tmp_path / "none.pth")
+    for name in ("half.pth", "half.safetensors"):
+        (tmp_path / name).write_bytes(b"\x10\0\0\0\0\0\0\0{")
+        with pytest.raises(DataError, match="not a file of weights alone"):
+            published.read_file(tmp_path / name)
+
+
+def test_own_backbones_pass_through(tmp_path):
+    model = vit.build(MODEL, VIEWS, {"background": ("disc",)}, seed=4)
+    first = weights.save_backbone(tmp_path / "a.safetensors", model, {"seed": 4})
+    second = published.import_weights(tmp_path / "a.safetensors", tmp_path / "b.safetensors", MODEL, VIEWS)
+    assert first["content"] == second["content"]
+
+
+def test_cards_are_checked(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.ones(1)}, path)
+    with pytest.raises(DataError, match="without a card"):
+        weights.load_backbone(path)
+    save_file({"a": torch.ones(1)}, path, metadata={"hpcqa": '{"format": "hpcqa-backbone", "version": 99}'})
+    with pytest.raises(DataError, match="version 99"):
+        weights.load_backbone(path)
+    model = vit.build(MODEL, VIEWS)
+    card = weights.save_backbone(path, model, {})
+    assert card["content"] == weights.content_digest(model.state_dict())
+    other = vit.build(dataclasses.replace(MODEL, arch="tiny"), VIEWS)
+    with pytest.raises(DataError, match="dim is 96, model asks for 192"):
+        weights.initialise(other, path)
+
+
+def test_the_digest_sees_every_byte():
+    state = {"a": torch.zeros(3), "b": torch.ones(2)}
+    changed = {"a": torch.zeros(3), "b": torch.from_numpy(np.nextafter(np.ones(2, np.float32), np.float32(2)))}
+    assert weights.content_digest(state) != weights.content_digest(changed)
+    assert weights.content_digest(state) == weights.content_digest(dict(reversed(state.items())))

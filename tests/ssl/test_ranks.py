@@ -1,0 +1,131 @@
+"""Real processes over gloo: the same result on one rank and two, stopping together, SIGKILL at any moment."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hpcqa.errors import ConfigError, EnvironmentProblem
+from hpcqa.parallel import torchdist
+from hpcqa.parallel.ranks import Ranks
+from hpcqa.parallel.torchdist import World, joined
+from tests.ssl import ranks
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(what: str, folder: Path, size: int) -> list[subprocess.Popen]:
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(size):
+        environment = os.environ | {
+            "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+        }  # fmt: skip
+        command = [sys.executable, "-m", "tests.ssl.ranks", what, str(folder)]
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
+    return processes
+
+
+ONE = World(Ranks(), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The folders of what one rank and what two ranks made."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    processes = start("everything", two, 2)
+    ranks.measure(ONE, one)
+    ranks.train(ONE, one / "trained")
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors[0][-3000:]
+    return one, two
+
+
+def test_losses_of_uneven_ranks_are_those_of_one(both):
+    one, two = (torch.load(path / f"measured-{size}.pt", weights_only=True) for size, path in enumerate(both, 1))
+    for name in ("koleo", "gradient", "targets", "centre"):
+        assert torch.allclose(one[name], two[name], atol=1e-5), name
+    assert two["flags"] == [True, False]
+
+
+def test_one_and_two_ranks_train_the_same_network(both):
+    first, second = (load_file(path / "trained" / "backbone.safetensors") for path in both)
+    for name in first:
+        assert torch.allclose(first[name], second[name], atol=2e-4), name
+    lines = [(path / "trained" / "metrics.jsonl").read_text().splitlines() for path in both]
+    for one, two in zip(*lines, strict=True):
+        assert json.loads(one)["loss"] == pytest.approx(json.loads(two)["loss"], rel=1e-3)
+
+
+def test_all_ranks_stop_when_one_is_asked_and_another_number_goes_on(both):
+    one, two = both
+    assert [(two / f"preempted-{rank}").exists() for rank in range(2)] == [True, True]
+    assert list(two.glob("stopped/checkpoints/*/step-00000001/meta.json"))
+    ranks.train(ONE, two / "stopped")
+    stopped, whole = (load_file(path / "backbone.safetensors") for path in (two / "stopped", one / "trained"))
+    assert all(torch.allclose(stopped[name], whole[name], atol=2e-4) for name in whole)
+
+
+def test_a_kill_at_any_moment_leaves_a_state_to_go_on_from(tmp_path):
+    for wait in (0.0, 0.15):
+        (process,) = start("forever", tmp_path, 1)
+        seen = len(list(tmp_path.glob("checkpoints/*/step-*/meta.json")))
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("checkpoints/*/step-*/meta.json"))) <= seen % 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        (folder,) = (tmp_path / "checkpoints").iterdir()
+        assert sorted(folder.glob("step-*"))
+        assert all((step / "meta.json").exists() and (step / ".metadata").exists() for step in folder.glob("step-*"))
+
+
+def test_one_process_needs_no_peers():
+    world = World(Ranks(), torch.device("cpu"))
+    x = torch.ones(3)
+    assert world.sum(x) is x
+    assert world.gather(x) == (x, 0)
+    assert world.any_of([True, False]) == [True, False]
+    assert world.share("plan") == "plan"
+    module = torch.nn.Linear(2, 2)
+    assert world.replicate(module) is module
+
+
+def test_a_launcher_without_an_address_is_named(monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(EnvironmentProblem, match="MASTER_ADDR"), joined(Ranks(0, 2), torch.device("cpu")):
+        pass
+
+
+def test_devices(monkeypatch):
+    assert torchdist.pick_device("cpu", 3).type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert torchdist.pick_device("auto", 0).type == "cpu"
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        torchdist.pick_device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert torchdist.pick_device("cuda", 1) == torch.device("cuda", 1)
+    with pytest.raises(EnvironmentProblem, match="one rank a device"):
+        torchdist.pick_device("auto", 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert torchdist.pick_device("auto", 2) == torch.device("cuda", 0)
+
+
+def test_threads_are_shared_out():
+    before = torch.get_num_threads()
+    assert torchdist.set_threads(10**6) == 1
+    torch.set_num_threads(before)
