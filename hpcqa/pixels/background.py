@@ -15,7 +15,7 @@ from hpcqa.pixels.kernels import fast_kernel, kernel
 
 # The binned image that sources are found on has at most this many pixels along a side: 4x4 binning for a 2k x 4k CCD.
 WORKING_SIDE = 1024
-SAMPLES = 1 << 16
+SAMPLES = 1 << 15
 MESH = 32  # binned pixels along a side of a cell of the local background
 SOURCE_SIGMA = 3.0
 GROW_PIXELS = 7
@@ -93,7 +93,7 @@ def _clipped(ordered: np.ndarray, num: int) -> tuple[float, float]:
 def sky(pixels: np.ndarray, masked: np.ndarray, *, samples: int = SAMPLES) -> Sky:
     """Sky level and noise of an image (R, C) from about `samples` pixels spread over it.
 
-    With 65,536 samples the level is within 1 % and the noise within 2 % of a sigma of the full image's.
+    With 32,768 samples the level is within 2 % and the noise within 2 % of a sigma of the full image's.
     """
     rows, cols = pixels.shape
     thin = max(1.0, (rows * cols / samples) ** 0.5)
@@ -125,7 +125,7 @@ class Scan:
         row_count: (2, R) float32, pixels behind it.
         col_mean: (C,) float32, clipped mean of each column less the sky, ADU.
         col_count: (C,) float32.
-        saturated: (C,) float32, saturated pixels in each column, masked or not.
+        saturated: (C,) float32, saturated pixels in each column, masked or not; from every `step`-th row.
         constant_rows: rows whose pixels are all equal.
     """
 
@@ -147,49 +147,57 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @fast_kernel
-def _scan_row(
-    row: np.ndarray,
-    masked: np.ndarray,
-    facts: tuple[np.float32, np.float32, np.float32],
-    clean: np.ndarray,
-    valid: np.ndarray,
-    col_total: np.ndarray,
-    col_count: np.ndarray,
-    saturated: np.ndarray,
-) -> tuple[np.float32, np.float32]:
-    level, cut, full = facts
-    total, number = _ZERO, _ZERO
+def _split_row(
+    row: np.ndarray, masked: np.ndarray, level: np.float32, cut: np.float32, clean: np.ndarray, lines: np.ndarray
+) -> None:
+    """A row less the sky (0 where not valid); lines: valid, clipped, and whether within the clip, as 0 and 1.
+
+    Separate simple loops over a row in the cache are twice as fast as one that does everything: all of them vectorise.
+    """
     for j in range(row.shape[0]):
-        value = row[j]
-        good = (abs(value) <= _LARGEST) & (masked[j] == 0)
-        less = value - level if good else _ZERO
+        good = (abs(row[j]) <= _LARGEST) & (masked[j] == 0)
+        less = row[j] - level if good else _ZERO
+        valid = _ONE if good else _ZERO
+        inside = abs(less) <= cut
         clean[j] = less
-        valid[j] = _ONE if good else _ZERO
-        inside = good & (abs(less) <= cut)
-        part, one = less if inside else _ZERO, _ONE if inside else _ZERO
-        col_total[j] += part
-        col_count[j] += one
-        total += part
-        number += one
-        saturated[j] += _ONE if value >= full else _ZERO
-    return total, number
+        lines[0, j] = valid
+        lines[1, j] = less if inside else _ZERO
+        lines[2, j] = valid if inside else _ZERO
 
 
 @fast_kernel
-def _add_row(clean: np.ndarray, valid: np.ndarray, step: int, total: np.ndarray, count: np.ndarray) -> None:
-    cols = clean.shape[0]
+def _sums(first: np.ndarray, second: np.ndarray) -> tuple[np.float32, np.float32]:
+    one, two = _ZERO, _ZERO
+    for j in range(first.shape[0]):
+        one += first[j]
+        two += second[j]
+    return one, two
+
+
+@fast_kernel
+def _add(row: np.ndarray, total: np.ndarray) -> None:
+    for j in range(row.shape[0]):
+        total[j] += row[j]
+
+
+@fast_kernel
+def _add_saturated(row: np.ndarray, full: np.float32, every: np.float32, saturated: np.ndarray) -> None:
+    for j in range(row.shape[0]):
+        saturated[j] += every if row[j] >= full else _ZERO
+
+
+@fast_kernel
+def _add_binned(values: np.ndarray, step: int, total: np.ndarray) -> None:
+    cols = values.shape[0]
     whole = cols // step
     if step == 4:  # unrolled, because it is the full-size camera's and three times as fast
         for k in range(whole):
-            total[k] += clean[4 * k] + clean[4 * k + 1] + clean[4 * k + 2] + clean[4 * k + 3]
-            count[k] += valid[4 * k] + valid[4 * k + 1] + valid[4 * k + 2] + valid[4 * k + 3]
+            total[k] += values[4 * k] + values[4 * k + 1] + values[4 * k + 2] + values[4 * k + 3]
     else:
         for j in range(whole * step):
-            total[j // step] += clean[j]
-            count[j // step] += valid[j]
+            total[j // step] += values[j]
     for j in range(whole * step, cols):
-        total[whole] += clean[j]
-        count[whole] += valid[j]
+        total[whole] += values[j]
 
 
 @kernel
@@ -210,31 +218,35 @@ def _scan(
     arrays: tuple[np.ndarray, ...],
 ) -> int:
     mean, count, row_mean, row_count, col_total, col_count, saturated = arrays
+    level, cut, full = facts
     rows, cols = pixels.shape
-    clean, valid = np.empty(cols, np.float32), np.empty(cols, np.float32)
+    clean, lines = np.empty(cols, np.float32), np.empty((3, cols), np.float32)
+    # The rows of one working row are added first, so that the slower binning along the row is done once for them.
+    sums = np.zeros((2, cols), np.float32)
     constant = 0
     for i in range(rows):
+        _split_row(pixels[i], masked[i], level, cut, clean, lines)
         for side in range(2):
-            k0, k1 = (0, split) if side == 0 else (split, cols)
-            total, number = _scan_row(
-                pixels[i, k0:k1],
-                masked[i, k0:k1],
-                facts,
-                clean[k0:k1],
-                valid[k0:k1],
-                col_total[k0:k1],
-                col_count[k0:k1],
-                saturated[k0:k1],
-            )
+            start, stop = (0, split) if side == 0 else (split, cols)
+            total, number = _sums(lines[1, start:stop], lines[2, start:stop])
             row_mean[side, i] = total / number if number > 0 else _ZERO
             row_count[side, i] = number
-        _add_row(clean, valid, step, mean[i // step], count[i // step])
+        _add(lines[1], col_total)
+        _add(lines[2], col_count)
+        _add(clean, sums[0])
+        _add(lines[0], sums[1])
+        if i % step == 0:
+            _add_saturated(pixels[i], full, np.float32(step), saturated)
+        if i % step == step - 1 or i == rows - 1:
+            _add_binned(sums[0], step, mean[i // step])
+            _add_binned(sums[1], step, count[i // step])
+            sums[:] = 0
         constant += 1 if _is_constant(pixels[i]) else 0
     for k in range(cols):
-        col_total[k] /= max(col_count[k], _ONE)
+        col_total[k] = col_total[k] / col_count[k] if col_count[k] > 0 else _ZERO
     for k in range(mean.shape[0]):
         for m in range(mean.shape[1]):
-            mean[k, m] = mean[k, m] / count[k, m] + facts[0] if count[k, m] > 0 else _ZERO
+            mean[k, m] = mean[k, m] / count[k, m] + level if count[k, m] > 0 else _ZERO
     return constant
 
 
@@ -280,8 +292,8 @@ def _mesh(mean: np.ndarray, count: np.ndarray, enough: int, cell: int, level: fl
     for k in range(mesh.shape[0]):
         for m in range(mesh.shape[1]):
             num = 0
-            for i in range(k * cell, min(k * cell + cell, rows), 2):
-                for j in range(m * cell + (i // 2) % 3, min(m * cell + cell, cols), 3):
+            for i in range(k * cell, min(k * cell + cell, rows), 3):
+                for j in range(m * cell + (i // 3) % 3, min(m * cell + cell, cols), 3):
                     if count[i, j] >= enough:
                         values[num] = mean[i, j]
                         num += 1
@@ -433,22 +445,14 @@ def cell_side(small: tuple[int, int], view: tuple[int, int]) -> int:
 
 
 @fast_kernel
-def _add_rows(
-    mean: np.ndarray, count: np.ndarray, near: np.ndarray, side: int, total: np.ndarray, number: np.ndarray
-) -> None:
-    """Sums of one cell row (side working rows) over all pixels [0] and over those not near a source [1]."""
-    cols = mean.shape[1]
-    for k in range(-(-cols // side)):
-        whole = whole_number = empty = empty_number = _ZERO
-        for i in range(mean.shape[0]):
-            for j in range(k * side, min(k * side + side, cols)):
-                part = mean[i, j] * count[i, j]
-                whole += part
-                whole_number += count[i, j]
-                empty += _ZERO if near[i, j] else part
-                empty_number += _ZERO if near[i, j] else count[i, j]
-        total[0, k], number[0, k] = whole, whole_number
-        total[1, k], number[1, k] = empty, empty_number
+def _weigh(mean: np.ndarray, count: np.ndarray, near: np.ndarray, level: np.float32, lines: np.ndarray) -> None:
+    """Sums and counts of one working row added to lines: all pixels (0, 1), those not near a source (2, 3)."""
+    for j in range(mean.shape[0]):
+        part = (mean[j] - level) * count[j]
+        lines[0, j] += part
+        lines[1, j] += count[j]
+        lines[2, j] += _ZERO if near[j] else part
+        lines[3, j] += _ZERO if near[j] else count[j]
 
 
 @kernel
@@ -468,19 +472,22 @@ def cells(
         (2, H, W) float32, over all pixels and over those not near a source, NaN where nothing is left or beyond the
         image; (2, H, W) float32, native pixels behind each.
     """
-    total = np.zeros((shape[0], 2, shape[1]), np.float32)
-    number = np.zeros((shape[0], 2, shape[1]), np.float32)
-    rows = mean.shape[0]
+    sums = np.zeros((4, shape[0], shape[1]), np.float32)
+    rows, cols = mean.shape
+    lines = np.zeros((4, cols), np.float32)
     reference = np.float32(level)
-    for k in range(-(-rows // side)):
-        part = slice(k * side, min(k * side + side, rows))
-        _add_rows(mean[part] - reference, count[part], near[part], side, total[k], number[k])
+    for i in range(rows):
+        _weigh(mean[i], count[i], near[i], reference, lines)
+        if i % side == side - 1 or i == rows - 1:
+            for which in range(4):
+                _add_binned(lines[which], side, sums[which, i // side])
+            lines[:] = 0
     out = np.empty((2, shape[0], shape[1]), np.float32)
     counts = np.empty((2, shape[0], shape[1]), np.float32)
     for which in range(2):
         for k in range(shape[0]):
             for m in range(shape[1]):
-                behind = number[k, which, m]
+                behind = sums[2 * which + 1, k, m]
                 counts[which, k, m] = behind
-                out[which, k, m] = total[k, which, m] / behind + reference if behind > 0 else np.nan
+                out[which, k, m] = sums[2 * which, k, m] / behind + reference if behind > 0 else np.nan
     return out, counts

@@ -16,7 +16,7 @@ from hpcqa.pixels.kernels import kernel
 
 PEAK_SIGMA = 5.0
 MOST_PEAKS = 20000
-MOST_SHAPES = 160  # the brightest usable peaks are measured on native pixels
+MOST_SHAPES = 128  # the brightest usable peaks are measured on native pixels
 HALF = 20  # native pixels around a star that its shape is measured on
 RINGS = HALF  # one-pixel rings of the radial profile
 MIN_SIGMA = 0.7  # sharper than any star: cosmic rays and hot pixels
