@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hpcqa import __version__, observe
 from hpcqa.errors import ConfigError, DataError, EnvironmentProblem, HpcqaError
 from hpcqa.helptext import overview, stage_help
-from hpcqa.parallel.ranks import detect
+from hpcqa.parallel.ranks import detect, thread_variables
 from hpcqa.stages import STAGES, stage
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def stage_command(name: str, words: list[str]) -> int:
         print(stage_help(None if name == "run" else stage(name)))
         return 0
     refuse_ranks()
+    os.environ.update(thread_variables(os.environ, len(os.sched_getaffinity(0))))
     from hpcqa import compose
 
     words = [SHORTHANDS.get(word, word) for word in words]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -33,11 +34,28 @@ def start_logging(*, rank: int = 0, file: Path | None = None, verbose: bool = Fa
         console.setFormatter(logging.Formatter("%(message)s"))
         root.addHandler(console)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        to_file = logging.FileHandler(file, delay=True)
-        to_file.setFormatter(logging.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s"))
-        root.addHandler(to_file)
+        root.addHandler(_file_handler(rank, file))
     root.propagate = False
+
+
+@contextlib.contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Send the log to a file as well, for as long as the block lasts."""
+    handler = _file_handler(0, file)
+    root = logging.getLogger("hpcqa")
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _file_handler(rank: int, file: Path) -> logging.Handler:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(file, delay=True)
+    handler.setFormatter(logging.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s"))
+    return handler
 
 
 class Ticker(Protocol):

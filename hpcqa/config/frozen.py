@@ -104,6 +104,10 @@ def load(path: Path) -> tuple[Config, list[str]]:
         return from_plain(content["config"]), list(content["overrides"])
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; is this a run folder?") from None
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path}: {error} If another version of hpcqa wrote it, go on with that one or use another run folder."
+        ) from None
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a run.yaml of hpcqa ({error}); use another run folder.") from None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hpcqa
+from hpcqa import observe
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.config import Config
 from hpcqa.errors import EnvironmentProblem
@@ -36,7 +37,8 @@ def run_stage(config: Config, folder: RunFolder, stage: Stage) -> None:
         run_local(folder.path, stage, config.launch.tasks)
     else:
         failures.clear(folder.output("logs"), stage.name)
-        stage.load()(config, folder, Ranks())
+        with observe.logged_to(folder.output("logs") / f"{stage.name}-0.log"):
+            stage.load()(config, folder, Ranks())
 
 
 def batch_text(config: Config, folder: RunFolder, stage: Stage, *, after: Sequence[str] = ()) -> str:
