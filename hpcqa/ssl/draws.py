@@ -21,14 +21,14 @@ SECOND = -7723592293110705685  # 0x94D049BB133111EB
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """Logical right shift; torch's own copies the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def scramble(x: Tensor) -> Tensor:
     """A bijection of int64 whose output bits look independent."""
     x = x + GOLDEN
-    x = (x ^ _shifted(x, 30)) * FIRST
-    x = (x ^ _shifted(x, 27)) * SECOND
+    x = (x ^ _shifted(x, 30)).mul_(FIRST)
+    x = (x ^ _shifted(x, 27)).mul_(SECOND)
     return x ^ _shifted(x, 31)
 
 
@@ -55,11 +55,13 @@ def uniform(keys: Tensor, count: int) -> Tensor:
 
 
 def normal(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Normal numbers: float32 (B, *shape), by Box and Muller's transform of two halves of one hash."""
-    bits = _bits(keys, math.prod(shape))
-    radius = (_shifted(bits, 40).float() + 0.5) * 2.0**-24
-    angle = (bits & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)
-    return (torch.sqrt(-2 * torch.log(radius)) * torch.cos(angle)).view(-1, *shape)
+    """Normal numbers: float32 (B, *shape), two from the halves of each hash (Box & Muller 1958)."""
+    count = math.prod(shape)
+    bits = _bits(keys, (count + 1) // 2)
+    radius = _shifted(bits, 40).float().add_(0.5).mul_(2.0**-24).log_().mul_(-2).sqrt_()
+    angle = (bits & 0xFFFFFF).float().mul_(2 * math.pi * 2.0**-24)
+    pairs = torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=1)
+    return pairs[:, :count].reshape(-1, *shape)
 
 
 def between(u: Tensor, low: float, high: float) -> Tensor:

@@ -29,7 +29,9 @@ class Cutouts(Protocol):
     ccdnum: np.ndarray
     failed: np.ndarray
     exposures: np.ndarray
-    number_names: Sequence[str]
+
+    @property
+    def number_names(self) -> Sequence[str]: ...
 
     def numbers(self, rows: np.ndarray) -> np.ndarray:
         """float32 (B, F)."""

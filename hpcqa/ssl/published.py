@@ -143,7 +143,8 @@ def resized_patches(weight: Tensor, patch: int) -> Tensor:
     resize = F.interpolate(basis, (patch, patch), mode="bicubic", align_corners=False, antialias=patch < old)
     inverse = torch.linalg.pinv(resize.flatten(1))  # (patch^2, old^2)
     flat = weight.double().flatten(2) @ inverse.T
-    return flat.view(*weight.shape[:2], patch, patch).to(weight.dtype)
+    resized: Tensor = flat.view(*weight.shape[:2], patch, patch).to(weight.dtype)
+    return resized
 
 
 def fill(model: VisionTransformer, official: Mapping[str, Tensor], stems: Sequence[str]) -> None:

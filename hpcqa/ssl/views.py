@@ -34,7 +34,7 @@ def windows(images: Tensor, size: tuple[int, int], keys: Tensor) -> Tensor:
     Raises:
         ConfigError: the window is larger than the image.
     """
-    batch, _, rows, cols = images.shape
+    batch, channels, rows, cols = images.shape
     if size[0] > rows or size[1] > cols:
         raise ConfigError(
             f"a crop of {size[0]}x{size[1]} does not fit an image of {rows}x{cols}; make ssl.global_crop or "
@@ -45,8 +45,9 @@ def windows(images: Tensor, size: tuple[int, int], keys: Tensor) -> Tensor:
     left = (u[:, 1] * (cols - size[1] + 1)).long()
     y = top[:, None] + torch.arange(size[0], device=images.device)
     x = left[:, None] + torch.arange(size[1], device=images.device)
-    place = torch.arange(batch, device=images.device)[:, None, None]
-    return images.permute(0, 2, 3, 1)[place, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+    place = (y[:, :, None] * cols + x[:, None, :]).flatten(1)
+    found = images.flatten(2).gather(2, place[:, None].expand(-1, channels, -1))
+    return found.view(batch, channels, *size)
 
 
 def crop_size(shape: StemShape, share: float) -> tuple[int, int]:
