@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hpcqa import __version__
@@ -48,7 +48,8 @@ def save_backbone(path: Path, model: VisionTransformer, card: Mapping[str, Any])
     }
     text = json.dumps(stored, sort_keys=True)
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={CARD: text})
+        # Not save_file, which makes files that only their owner may read.
+        temporary.write_bytes(save(state, metadata={CARD: text}))
     read: dict[str, Any] = json.loads(text)
     return read
 

@@ -180,3 +180,10 @@ def test_the_digest_sees_every_byte():
     changed = {"a": torch.zeros(3), "b": torch.from_numpy(np.nextafter(np.ones(2, np.float32), np.float32(2)))}
     assert weights.content_digest(state) != weights.content_digest(changed)
     assert weights.content_digest(state) == weights.content_digest(dict(reversed(state.items())))
+
+
+def test_the_file_is_readable_like_any_other(tmp_path):
+    path, plain = tmp_path / "x.safetensors", tmp_path / "plain"
+    weights.save_backbone(path, vit.build(MODEL, VIEWS), {})
+    plain.write_text("")
+    assert path.stat().st_mode == plain.stat().st_mode
