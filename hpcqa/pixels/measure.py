@@ -329,7 +329,7 @@ def _source_numbers(found: Found, facts: Facts) -> dict[str, float]:
         "pair_excess": pairs.excess,
         "pair_share": pairs.share,
         "pair_separation": pairs.separation,
-        "line_cover": layout.line_cover(layout.coarse(sources.found, 128), 36),
+        "line_cover": layout.line_cover(layout.coarse(sources.found, 128), 30),
         "source_area": detected / sources.found.size,
         "is_crowded": float(sources.crowded),
         "area_per_source": detected * scanned.step**2 / num if num else math.nan,

@@ -16,12 +16,12 @@ from hpcqa.pixels.kernels import kernel
 
 PEAK_SIGMA = 5.0
 MOST_PEAKS = 20000
-MOST_SHAPES = 128  # the brightest usable peaks are measured on native pixels
+MOST_SHAPES = 100  # the brightest usable peaks are measured on native pixels
 HALF = 20  # native pixels around a star that its shape is measured on
 RINGS = HALF  # one-pixel rings of the radial profile
 MIN_SIGMA = 0.7  # sharper than any star: cosmic rays and hot pixels
 STACK_HALF = 16
-MOST_STACKED = 40
+MOST_STACKED = 30
 
 # Columns of the table of shapes.
 X, Y, FLUX, SIGMA, E1, E2, SNR, PEAK, HALF_RADIUS, DIP, SATURATED = range(11)

@@ -10,6 +10,7 @@ from hpcqa.config import ViewsConfig
 from hpcqa.pixels import cutouts
 from hpcqa.pixels.background import find_sources, scan, sky
 from hpcqa.pixels.failures import BIT
+from hpcqa.pixels.kernels import kernel
 from hpcqa.pixels.measure import Facts, Found, expected_noise, measure, pack, split_column
 from hpcqa.pixels.profiles import reference_level
 from hpcqa.pixels.stars import find_peaks, measure_stars
@@ -41,11 +42,20 @@ class CcdViews:
     background_bin: int
 
 
+@kernel
+def _any_finite(pixels: np.ndarray) -> bool:
+    for i in range(pixels.shape[0]):
+        for j in range(pixels.shape[1]):
+            if np.isfinite(pixels[i, j]):
+                return True
+    return False
+
+
 def failure_of(pixels: np.ndarray, min_size: int) -> int:
     """Bits of failures.py for an image that cannot be looked at; 0 if it can. A constant image can."""
     if pixels.ndim != 2 or min(pixels.shape) < min_size:
         return BIT["wrong_shape"]
-    if not np.isfinite(pixels).any():
+    if not _any_finite(pixels):
         return BIT["all_not_finite"]
     return 0
 

@@ -115,7 +115,7 @@ def add_glow(image, height):
 def test_a_wide_glow_is_background_and_not_a_source():
     found = bg.find_sources(scanned(add_glow(make_image(stars=0), 30)), level=400)
     assert found.found.mean() < 0.004
-    assert found.local[250, 120] == pytest.approx(430, abs=1.5)
+    assert found.local[250, 120] == pytest.approx(430, abs=2.5)
 
 
 def test_sources_cover_the_stars():
