@@ -103,4 +103,4 @@ def _logistic(features: np.ndarray, bad: np.ndarray, sample_weight: np.ndarray, 
     start = np.r_[np.full(count, 1.0 / count), logit(float(weight[bad].sum()))]
     bounds = [(0.0, None)] * count + [(None, None)]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 2000, "ftol": 1e-12})
-    return np.r_[np.maximum(found.x[:-1], 0.0), found.x[-1]]
+    return np.asarray(np.r_[np.maximum(found.x[:-1], 0.0), found.x[-1]])
