@@ -84,7 +84,7 @@ def test_drop_path_keeps_the_mean_and_rests_in_evaluation():
         ((1, 32, 16), "background", "takes 1 channels"),
         ((1, 1, 33, 16), "background", "multiples of the patch, 4"),
         ((1, 1, 0, 16), "background", "multiples of the patch"),
-        ((1, 1, 32, 16), "sky", "has only context"),
+        ((1, 1, 32, 16), "sky", "has only background"),
     ],
 )
 def test_images_that_do_not_fit_are_named(shape, view, message):
