@@ -1,4 +1,8 @@
-"""A copy of the package in the run folder, so that a queued job runs the code as it was when it was submitted."""
+"""A copy of the package in the run folder, so that a queued job runs the code as it was when it was submitted.
+
+What numba has compiled so far goes with it, and with the times of the files, by which numba knows what is stale: else
+every task of every array would compile the pixel kernels again, a minute or more each.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,11 @@ def package_files(package: Path) -> list[Path]:
     return sorted(
         path for path in package.rglob("*") if path.is_file() and not any(part in _LEFT_OUT for part in path.parts)
     )
+
+
+def compiled_files(package: Path) -> list[Path]:
+    """Machine code that numba keeps beside the sources."""
+    return [path for pattern in ("*.nbi", "*.nbc") for path in sorted(package.rglob(pattern))]
 
 
 def digest(package: Path) -> str:
@@ -44,10 +53,12 @@ def snapshot(run: Path, package: Path) -> Path:
         return target
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        for path in package_files(package):
+        for path in [*package_files(package), *compiled_files(package)]:
             copy = temporary / package.name / path.relative_to(package)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            # Another process may be replacing compiled code just now.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy2(path, copy)
         # Another submission may have been quicker with the same code.
         with contextlib.suppress(FileExistsError):
             temporary.rename(target)

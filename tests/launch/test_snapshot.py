@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 from hpcqa.launch.snapshot import digest, snapshot
 
 
@@ -37,3 +41,26 @@ def test_names_count(tmp_path):
     before = digest(place)
     (place / "__init__.py").rename(place / "other.py")
     assert digest(place) != before
+
+
+NUMBA = """
+import sys, numba
+from pack import fast
+fast.double(2)
+print(sum(fast.double.stats.cache_hits.values()), sum(fast.double.stats.cache_misses.values()))
+"""
+
+
+def test_compiled_code_goes_along(tmp_path):
+    """The copy finds what was compiled beside the original: one hit, nothing compiled anew."""
+    place = package(tmp_path)
+    (place / "fast.py").write_text("import numba\n\n@numba.njit(cache=True)\ndef double(x):\n    return 2 * x\n")
+
+    def run(path):
+        environ = {**os.environ, "PYTHONPATH": str(path)}
+        environ.pop("NUMBA_CACHE_DIR", None)
+        command = [sys.executable, "-c", NUMBA]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.split()
+
+    assert run(tmp_path) == ["0", "1"]
+    assert run(snapshot(tmp_path / "run", place)) == ["1", "0"]

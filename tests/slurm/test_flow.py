@@ -14,7 +14,7 @@ from hpcqa.artifacts.store import read_provenance
 from tests.slurm.conftest import ROOT, wait_for
 
 SURVEY = ["survey=simulated", "simulate.exposures=12", "simulate.nights=4", "shard.exposures_per_shard=4"]
-QUICK = ["ssl.steps=4", "ssl.batch=32", "ssl.checkpoint_every=2"]
+QUICK = ["ssl.steps=2", "ssl.batch=32", "ssl.checkpoint_every=1", "evaluate.bootstrap=20", "report.exposures=4"]
 BIN = Path(sys.executable).parent
 
 
