@@ -421,9 +421,9 @@ class Sources:
         smooth: (r, c) float32, the residual smoothed as the sources were found.
         smooth_noise: its noise, ADU.
         found: (r, c) bool, detected pixels.
-        near: (r, c) bool, detected pixels grown; not grown if they would cover more than half of the image, and nothing
-            if they still do.
-        crowded: whether the grown ones would.
+        near: (r, c) bool, detected pixels grown, less far where they would cover more than half of the image, and
+            nothing if they cover it without growing.
+        crowded: whether they are grown less far than elsewhere.
         local: (r, c) float32, local background, ADU.
     """
 
@@ -464,11 +464,17 @@ def find_sources(scanned: Scan, *, level: float) -> Sources:
     smooth = box_mean(residual, 2 if step <= 2 else 1)
     noise = _lower_sigma(smooth, scanned.count, enough)
     found = _above(smooth, scanned.count, max(SOURCE_SIGMA * noise, 1e-6 * max(abs(level), 1e-3)))
-    near = grow(found, max(1, -(-GROW_PIXELS // step)))
-    crowded = bool(np.count_nonzero(near) > MOST_SOURCES * near.size)
-    if crowded:
-        near = found if np.count_nonzero(found) <= MOST_SOURCES * found.size else np.zeros_like(found)
+    near, crowded = _grown(found, max(1, -(-GROW_PIXELS // step)))
     return Sources(residual, smooth, float(noise), found, near, crowded, local)
+
+
+def _grown(found: np.ndarray, pixels: int) -> tuple[np.ndarray, bool]:
+    """Detected pixels grown as far as leaves half of the image, and whether that is less far than asked."""
+    for reach in range(pixels, 0, -1):
+        near = grow(found, reach)
+        if np.count_nonzero(near) <= MOST_SOURCES * near.size:
+            return near, reach < pixels
+    return found if np.count_nonzero(found) <= MOST_SOURCES * found.size else np.zeros_like(found), True
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------
