@@ -7,9 +7,12 @@ the step, so nothing else is needed to go on bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,16 @@ from hpcqa.parallel.torchdist import World
 from hpcqa.ssl.student_teacher import Learner, Teacher
 
 logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def one_process_said() -> Iterator[None]:
+    """Without torch's warning that nothing is distributed, which `no_dist` has said already (torch 2.13)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
 META = "meta.json"
 
 
@@ -95,7 +108,8 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
             self.world.barrier()
-            dcp.state_dict_saver.save(state.tensors(), checkpoint_id=aside, no_dist=self.world.size == 1)
+            with one_process_said():
+                dcp.state_dict_saver.save(state.tensors(), checkpoint_id=aside, no_dist=self.world.size == 1)
             if self.world.is_first:
                 write_json(aside / META, {"counters": asdict(state.counters), "identity": self.identity})
                 shutil.rmtree(path, ignore_errors=True)
@@ -134,7 +148,8 @@ class Checkpoints:
             )
         tensors = state.tensors()
         try:
-            dcp.state_dict_loader.load(tensors, checkpoint_id=path, no_dist=self.world.size == 1)
+            with one_process_said():
+                dcp.state_dict_loader.load(tensors, checkpoint_id=path, no_dist=self.world.size == 1)
         except (Exception, CheckpointException) as error:  # any rank may fail anywhere in a damaged file
             raise DataError(f"{path}: damaged ({type(error).__name__}); remove it and run again.") from error
         state.put(tensors)
