@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +72,10 @@ def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, par
     if config.ssl.steps == 0:
         _export(folder, world, backbone, {**untrained, "step": 0, "images": 0, "metrics": {}})
         return
+    digest = stage_digest(config, "pretrain")
+    config = with_few_steps(config, int((cutouts.failed == 0).sum()))
     feed = Feed(cutouts, config, rank=world.rank, world_size=world.size)
     state = fresh_state(backbone, config, feed, world)
-    digest = stage_digest(config, "pretrain")
     checkpoints = Checkpoints(
         folder.output("checkpoints") / digest[:12],
         world,
@@ -97,6 +100,16 @@ def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, par
         "metrics": journal.latest if journal else {},
     }
     _export(folder, world, exported(state.teacher), card)
+
+
+def with_few_steps(config: Config, num_ccds: int) -> Config:
+    """The configuration with no more steps than look at each of `num_ccds` CCDs ssl.max_passes times."""
+    ssl = config.ssl
+    most = math.ceil(ssl.max_passes * num_ccds / max(1, min(ssl.batch, num_ccds)))
+    if most >= ssl.steps:
+        return config
+    logger.info("pretrain: %d steps are %g passes over %d CCDs: enough", most, ssl.max_passes, num_ccds)
+    return dataclasses.replace(config, ssl=dataclasses.replace(ssl, steps=max(1, most)))
 
 
 def knn_check(config: Config, folder: RunFolder, cutouts: Cutouts, world: World) -> Check | None:

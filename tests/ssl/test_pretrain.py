@@ -204,3 +204,9 @@ def test_embeddings_and_answers_of_the_exported_network(tmp_path):
     assert answers.shape == (5, len(encode.defect_names(model.architecture, "background")))
     assert torch.equal(vectors, encode.encode(model, images, "background"))
     assert torch.equal(answers, encode.defect_answers(model, images, "background"))
+
+
+@pytest.mark.parametrize(("num_ccds", "steps"), [(12, 30), (4200, 300), (1, 30), (64, 60)])
+def test_small_surveys_are_not_looked_at_without_end(num_ccds, steps):
+    config = small_config(steps=300, batch=32, max_passes=30.0)
+    assert pretrain.with_few_steps(config, num_ccds).ssl.steps == steps
