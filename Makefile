@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
+# What `make check` runs of the tests; `make test` runs all of them.
+FAST := tests/artifacts tests/config tests/instruments tests/test_compose.py tests/test_docs.py tests/test_pipeline.py
 STAMP := $(VENV)/.installed
 
 .PHONY: install demo test check format docs clean
@@ -20,14 +22,14 @@ demo: install
 	$(BIN)/hpcqa run experiment=demo survey=simulated run=$(DEMO)
 
 test: install
-	$(BIN)/python -m pytest -m "not slurm"
+	$(BIN)/python -m pytest
 
 check: install
 	$(BIN)/ruff format --check hpcqa tests benchmarks conf
 	$(BIN)/ruff check hpcqa tests benchmarks conf
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -q -x -m "not slurm and not slow and not browser"
+	$(BIN)/python -m pytest -q -x -m "not slurm and not slow and not browser" $(FAST)
 
 format: install
 	$(BIN)/ruff format hpcqa tests benchmarks conf
