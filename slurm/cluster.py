@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -41,6 +42,8 @@ class Shape:
     gpus: int = 2
     accounting: bool = False
     port: int = FIRST_PORT
+    # MPICH names its shared memory by job and step: clusters on one machine must not use the same ids.
+    first_job: int = dataclasses.field(default_factory=lambda: int(time.time() / 4) % 60_000_000 + 1)
 
     @property
     def database_port(self) -> int:
@@ -95,6 +98,7 @@ def slurm_conf(folder: Path, shape: Shape, host: str) -> str:
         f"JobCompLoc={folder}/log/jobcomp.txt",
         "SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1",
         "MaxArraySize=1001",
+        f"FirstJobId={shape.first_job}",
         *(["GresTypes=gpu"] if shape.gpus else []),
         *_accounting_lines(folder, shape),
         f"NodeName={shape.node_names} NodeHostname={host} NodeAddr=127.0.0.1 Port={shape.node_ports} "
@@ -395,6 +399,22 @@ def stop(folder: Path) -> None:
         end(alive[name])
     for pid in leftovers(folder):
         end(pid)
+    remove_shared_memory(Path("/dev/shm"))
+
+
+def remove_shared_memory(place: Path) -> None:
+    """Remove what killed MPI ranks left there, unless a process still uses it."""
+    in_use = "".join(_maps(entry) for entry in Path("/proc").glob("[0-9]*"))
+    for path in place.glob("mpich_shm_*"):
+        if str(path) not in in_use:
+            path.unlink(missing_ok=True)
+
+
+def _maps(process: Path) -> str:
+    try:
+        return (process / "maps").read_text()
+    except OSError:
+        return ""
 
 
 def kill_node(folder: Path, number: int) -> None:

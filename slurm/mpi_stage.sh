@@ -20,5 +20,7 @@ stage=${2:?usage: sbatch mpi_stage.sh RUN embed|classify}
 python=${HPCQA_PYTHON:-python}
 
 export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK OMP_WAIT_POLICY=PASSIVE
+# MPICH names its shared memory by job and step: a requeued job must not meet what its killed ranks left under step 0.
+for _ in $(seq "${SLURM_RESTART_COUNT:-0}"); do srun --ntasks=1 --nodes=1 true; done
 srun --mpi="${HPCQA_MPI:-pmi2}" --cpus-per-task="$SLURM_CPUS_PER_TASK" --cpu-bind=none --kill-on-bad-exit=1 \
   "$python" -m mpi4py -m hpcqa.launch.job "$run" "$stage"

@@ -88,7 +88,7 @@ def parameters(config: Config, stage: Stage, run: Path, *, code: Path | None, af
         "array_parallelism": cluster.array_parallelism,
         "wckey": None,
         "stderr_to_stdout": True,
-        "setup": setup_lines(cluster, code),
+        "setup": setup_lines(cluster, stage, code),
         "srun_args": srun_arguments(asked, cluster, stage),
         "additional_parameters": {"requeue": True, "comment": str(run)} | sbatch_options(cluster),
     }
@@ -120,10 +120,17 @@ def srun_arguments(asked: ResourcesConfig, cluster: ClusterConfig, stage: Stage)
     return arguments
 
 
-def setup_lines(cluster: ClusterConfig, code: Path | None) -> list[str]:
+# MPICH names its shared memory by job and step. A requeued job would begin with step 0 again, and meet what its killed
+# ranks left behind on the same node: "failed to unpack address" (mpich 5.0.2 with pmi2). Empty steps count it up first.
+NEW_STEP = "for _ in $(seq ${SLURM_RESTART_COUNT:-0}); do srun --ntasks=1 --nodes=1 true; done"
+
+
+def setup_lines(cluster: ClusterConfig, stage: Stage, code: Path | None) -> list[str]:
     """Shell lines before srun: the cluster's own, threads, and where the code is."""
     lines = [*cluster.setup, "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} OMP_WAIT_POLICY=PASSIVE"]
+    if stage.ranks == "mpi":
+        lines.append(NEW_STEP)
     if code is not None:
         # Safe path: `python -m` would put the directory of submission before the snapshot.
-        lines += [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"]
+        lines.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1")
     return lines

@@ -42,7 +42,8 @@ def ended(cwd: Path, run: str) -> bool:
 
 def contents(run: Path) -> dict[str, str]:
     """Content digests of the artifacts that must not depend on how a run was launched."""
-    paths = [*sorted((run / "shards").glob("*.h5")), *(run / name for name in ("manifest.parquet", "labels.parquet"))]
+    # Not the manifest: it holds the absolute paths of the images.
+    paths = [*sorted((run / "shards").glob("*.h5")), run / "labels.parquet"]
     return {path.relative_to(run).as_posix(): read_provenance(path).content for path in paths}
 
 
