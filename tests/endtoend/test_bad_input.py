@@ -95,8 +95,7 @@ def test_failures_are_counted_in_the_log(broken):
     assert "have no views" in done.stderr
 
 
-def test_too_many_failures_end_with_an_error(broken, tmp_path):
-    *_, words = broken
+def test_too_many_failures_end_with_an_error(broken):
     done = hpcqa("shard", f"run={broken[0]}", "shard.max_failed=0.1")
     assert done.returncode == 3
     assert "shard.max_failed" in done.stderr
