@@ -34,6 +34,8 @@ from hpcqa.errors import ConfigError
 from hpcqa.stages import STAGES
 
 CONFIG_MODULE = "hpcqa.conf"
+# What is said of one command and not of the run.
+OF_ONE_COMMAND = ("launch.dry_run", "launch.wait")
 GROUPS = ("instrument", "survey", "model", "launch", "cluster", "stage", "experiment")
 
 
@@ -192,7 +194,7 @@ def remembered(overrides: Sequence[str]) -> list[str]:
 
 
 def freeze(config: Config, overrides: Sequence[str]) -> RunFolder:
-    """Write run.yaml, or check that the folder's artifacts were made with these settings.
+    """Write run.yaml, or check that the folder's artifacts were made with these settings; a dry run writes nothing.
 
     Raises:
         ConfigError: an artifact in the folder was made with other settings; names them.
@@ -201,7 +203,11 @@ def freeze(config: Config, overrides: Sequence[str]) -> RunFolder:
     file = folder.output("run")
     if file.exists():
         refuse_contradictions(load(file)[0], config, folder)
-    text = to_yaml(config, [_with_absolute_value(item, config) for item in overrides])
+    if config.launch.dry_run:
+        return folder
+    kept = [_with_absolute_value(item, config) for item in overrides if override_key(item) not in OF_ONE_COMMAND]
+    launch = dataclasses.replace(config.launch, wait=False)
+    text = to_yaml(dataclasses.replace(config, launch=launch), kept)
     if not file.exists() or file.read_text() != text:
         write_text(file, text)
     return folder

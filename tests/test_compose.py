@@ -112,3 +112,16 @@ def test_every_file_of_conf_composes(group, request):
     assert files
     for file in files:
         compose.compose([f"{group}={file.stem}"])
+
+
+def test_what_is_said_of_one_command_is_not_remembered(tmp_path):
+    overrides = ["run=first", "launch.wait=true"]
+    compose.freeze(compose.compose(overrides), overrides)
+    assert not load(tmp_path / "first" / "run.yaml")[0].launch.wait
+    assert "launch.wait=true" not in compose.remembered(["run=first"])
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    overrides = ["run=first", "launch.dry_run=true"]
+    compose.freeze(compose.compose(overrides), overrides)
+    assert not list(tmp_path.iterdir())

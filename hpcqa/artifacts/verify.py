@@ -66,6 +66,8 @@ def verify_run(folder: RunFolder) -> list[str]:
 def _parent_problems(path: Path, folder: RunFolder) -> list[str]:
     problems = []
     for name, digest in store.read_provenance(path).parents.items():
+        if name.split("/")[0] not in NAMES.values():
+            continue  # a survey table, a rule file, a network: not among the run's own files
         places = [root / name for root in (folder.path, *folder.bases) if (root / name).exists()]
         if not places:
             problems.append(f"{path}: was made from {name}, which is no longer there; run its stage again.")

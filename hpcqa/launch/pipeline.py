@@ -131,5 +131,6 @@ def _conclude(folder: RunFolder, outcome: Outcome) -> None:
     decisions = folder.find("decisions") or folder.output("decisions")
     evaluation = folder.find("evaluation")
     if evaluation is not None:
-        outcome.objective = read_json(evaluation).get("objective")
+        found = read_json(evaluation).get("figures", {}).get("average_precision", {})
+        outcome.objective = found.get("value")
     outcome.sentences += [f"decisions: {decisions}", f"report: {report}"]

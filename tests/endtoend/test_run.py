@@ -40,8 +40,9 @@ def test_every_exposure_and_every_row_is_decided_or_says_why(finished):
 
 def test_the_evaluation_is_on_unseen_exposures_with_controls(finished):
     evaluation = read_json(finished.run / "evaluation.json")
-    assert 0 <= evaluation["objective"] <= 1
-    assert evaluation
+    assert 0 <= evaluation["figures"]["average_precision"]["value"] <= 1
+    names = [control["name"] for control in evaluation["controls"]]
+    assert {"numbers", "untrained", "numbers+untrained", "numbers+network", "published"} <= set(names)
 
 
 def test_verify_finds_nothing_and_then_what_was_damaged(finished, tmp_path):
