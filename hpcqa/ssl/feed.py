@@ -96,11 +96,7 @@ def _nanmedian(values: np.ndarray) -> np.ndarray:
 
 
 class Feed:
-    """Reads the images of each step for one rank.
-
-    Raises:
-        DataError: fewer than two images of a view.
-    """
+    """Reads the images of each step for one rank."""
 
     def __init__(self, cutouts: Cutouts, config: Config, *, rank: int, world_size: int) -> None:
         self.cutouts, self.config = cutouts, config
@@ -116,11 +112,6 @@ class Feed:
             raise ConfigError(f"ssl.mix={ssl.mix}: expected one share for each of ssl.views={ssl.views}.")
         for view, share in zip(ssl.views, ssl.mix, strict=False):
             num = len(self.cutouts.exposures) if view == "focal_plane" else len(self.good)
-            if num < 2:
-                raise DataError(
-                    f"shards: {num} usable images of view {view}, training needs at least 2; take more exposures, or "
-                    "set ssl.steps=0 for the untrained network."
-                )
             counts[view] = max(2, round(share * ssl.batch))
             if counts[view] > num:
                 logger.warning(

@@ -69,7 +69,10 @@ def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, par
     """
     backbone = starting_network(config)
     untrained = {"config_digest": stage_digest(config, "pretrain"), "parents": parents, "seed": config.seed}
-    if config.ssl.steps == 0:
+    few = too_few(cutouts)
+    if few:
+        logger.warning("pretrain: %s, too few to learn from; the network stays untrained", few)
+    if few or config.ssl.steps == 0:
         _export(folder, world, backbone, {**untrained, "step": 0, "images": 0, "metrics": {}})
         return
     digest = stage_digest(config, "pretrain")
@@ -100,6 +103,12 @@ def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, par
         "metrics": journal.latest if journal else {},
     }
     _export(folder, world, exported(state.teacher), card)
+
+
+def too_few(cutouts: Cutouts) -> str:
+    """How little there is, in words, where no view can be learned from it; empty if there is enough."""
+    num_ccds, num_exposures = int((cutouts.failed == 0).sum()), len(cutouts.exposures)
+    return f"{num_exposures} exposures with {num_ccds} usable CCDs" if min(num_ccds, num_exposures) < 2 else ""
 
 
 def with_few_steps(config: Config, num_ccds: int) -> Config:

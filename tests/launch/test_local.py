@@ -79,7 +79,9 @@ def test_a_killed_rank_is_named(work, run_stage):
 
 
 PARENT = """
-import os, sys
+import os, signal, sys
+# A shell starts background jobs with SIGINT ignored; a person at a terminal has it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from hpcqa.launch import local
 command = (sys.executable, "-c", "import sys, time; open(sys.argv[1], 'w').write('1'); time.sleep(60)")

@@ -155,7 +155,6 @@ def test_what_a_kill_left_half_written_is_ignored(tmp_path):
 @pytest.mark.parametrize(
     ("ssl", "cutouts", "kind", "message"),
     [
-        ({}, FakeCutouts(exposures=1, ccds=1), DataError, "needs at least 2"),
         ({"accumulate": 5}, None, ConfigError, "do not go round"),
         ({"accumulate": 2}, None, ConfigError, "KoLeo needs two"),
         ({"mix": [1.0]}, None, ConfigError, "one share for each"),
@@ -166,6 +165,13 @@ def test_what_a_kill_left_half_written_is_ignored(tmp_path):
 def test_bad_settings_are_named(tmp_path, ssl, cutouts, kind, message):
     with pytest.raises(kind, match=message):
         train(tmp_path, cutouts, **ssl)
+
+
+@pytest.mark.parametrize("ccds", [1, 3])
+def test_a_single_exposure_leaves_the_network_untrained(tmp_path, caplog, ccds):
+    train(tmp_path, FakeCutouts(exposures=1, ccds=ccds), steps=3)
+    assert "1 exposures with" in caplog.text
+    assert weights.read_card(tmp_path / "backbone.safetensors")["step"] == 0
 
 
 def test_a_batch_larger_than_the_data_takes_what_there_is(tmp_path, caplog):
