@@ -31,7 +31,7 @@ class SslConfig:
     """Weights of losses may be 0, which leaves the task out."""
 
     steps: int = setting(300, "Optimizer steps; 0 exports the untrained network.", low=0)
-    max_passes: float = setting(30.0, "Most often that a CCD is looked at; small surveys take fewer steps.", low=0.1)
+    max_passes: float = setting(10.0, "Most often that a CCD is looked at; small surveys take fewer steps.", low=0.1)
     batch: int = setting(32, "CCDs a step over all ranks (the global batch).", low=2)
     accumulate: int = setting(1, "Pieces that a rank's share of the batch is worked through in.", low=1, high=1024)
     views: list[str] = setting(list(VIEWS), "Views that the network learns.", choices=VIEWS)
