@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -56,12 +56,6 @@ def _file_handler(rank: int, file: Path) -> logging.Handler:
     handler = logging.FileHandler(file, delay=True)
     handler.setFormatter(logging.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s"))
     return handler
-
-
-class Ticker(Protocol):
-    """Counts finished pieces of work."""
-
-    def advance(self, amount: int = 1) -> None: ...
 
 
 class Tracker:

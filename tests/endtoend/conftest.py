@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -73,9 +72,3 @@ def finished(tmp_path_factory) -> Finished:
     output = hpcqa("run", f"run={run}", *settings(made / "survey"))
     assert output.returncode == 0, output.stderr
     return Finished(run, made / "survey", output)
-
-
-@pytest.fixture
-def environment(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return os.environ
