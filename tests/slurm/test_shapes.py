@@ -107,15 +107,15 @@ def test_every_batch_file_passes_slurm_s_own_check(bench, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cluster", "resources", "said"),
+    ("facts", "resources", "said"),
     [
         ({"partition": "mian"}, {}, "invalid partition"),
         ({}, {"gpus_per_node": 8}, "configuration is not available"),
     ],
 )
-def test_what_slurm_refuses_is_one_sentence(bench, cluster, resources, said):
+def test_what_slurm_refuses_is_one_sentence(bench, facts, resources, said):
     """Of a cluster whose facts are not known, only Slurm can tell."""
-    config = bench.configure(ClusterConfig(**cluster), fit=ResourcesConfig(**resources))
+    config = bench.configure(ClusterConfig(**facts), fit=ResourcesConfig(**resources))
     with pytest.raises(EnvironmentProblem, match="(?i)" + said) as raised:
         submit(config, bench.folder, make_stage("where", "one"))
     assert "\n" not in str(raised.value)
