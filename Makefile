@@ -21,8 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/hpcqa run experiment=demo survey=simulated run=$(DEMO)
 
+# The tests on a Slurm cluster have nodes to keep busy and times to meet: they run alone, after the others.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slurm" --numprocesses logical --maxprocesses 8 --dist loadgroup
+	$(BIN)/python -m pytest -m slurm
 
 check: install
 	$(BIN)/ruff format --check hpcqa tests benchmarks conf
