@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """With several processes a file's tests stay together, and so do the end-to-end tests, which share a finished run."""
+    """A file's tests stay in one process, and so do the end-to-end tests, which share a finished run."""
     for item in items:
         together = item.path.parent if item.path.parent.name == "endtoend" else item.path
         item.add_marker(pytest.mark.xdist_group(str(together.relative_to(ROOT))))
