@@ -16,6 +16,7 @@ import numpy as np
 
 from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.parts import first_own_shard, part_files
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.parallel.ranks import Ranks
@@ -81,8 +82,7 @@ def _parents(folder: RunFolder) -> dict[str, str]:
     names = (("decisions", "classify"), ("ccd_decisions", "classify"), ("labels", "manifest"))
     paths = [folder.need(name, stage) for name, stage in names]
     paths += [path for path in [folder.find("truth")] if path is not None]
-    control = folder.find("embeddings-untrained")
-    paths += sorted(control.glob("shard-*.h5")) if control is not None else []
+    paths += part_files(folder, "embeddings-untrained")
     return {folder.relative(path): store.read_provenance(path).content for path in paths}
 
 
@@ -96,7 +96,7 @@ def _is_current(path: Path, digest: str, parents: Mapping[str, str]) -> bool:
 def evaluate(config: Config, folder: RunFolder) -> dict[str, Any]:
     """The content of evaluation.json."""
     columns = store.read_table(folder.need("manifest", "manifest"), catalog.MANIFEST, MANIFEST_COLUMNS)
-    exposures = ExposureTable.of_manifest(columns)
+    exposures = ExposureTable.of_manifest(columns, first_own_shard(folder))
     known = fit_labels(config, folder, exposures)
     truth, against = find_truth(folder, exposures, known)
     decisions = store.read_table(folder.need("decisions", "classify"), catalog.DECISIONS)
@@ -121,7 +121,15 @@ def evaluate(config: Config, folder: RunFolder) -> dict[str, Any]:
     content |= describe(chosen, p_bad[decided], weights)
     named = [str(text).split(",") for text in decisions["reasons"][place][decided]]
     content["reasons"] = by_reason(chosen, p_bad[decided], named, known, weights)
-    content["controls"] = controls(config, folder, exposures, known, chosen, weights)
+    scores = control_scores(config, folder, exposures, known, chosen)
+    content["controls"] = [
+        {"name": name, "doc": doc, **figures(chosen, score, weights)} for name, (doc, score) in scores.items()
+    ]
+    content["differences"] = [
+        {"name": name, "less": less, "doc": doc, **differences(chosen, scores[name][1], scores[less][1], weights)}
+        for name, less, doc in DIFFERENCES
+        if name in scores and less in scores
+    ]
     return content
 
 
@@ -163,21 +171,57 @@ def confusion(bad: np.ndarray, verdict: np.ndarray) -> dict[str, Any]:
     }
 
 
-def figures(truth: Truth, score: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Average precision, ROC area and recalls at the false-positive rate, each with its interval."""
+@dataclass(frozen=True)
+class Measure:
+    """A figure as a function of weights, and how many bad exposures it is about (None: all)."""
+
+    figure: metrics.Figure
+    count: int | None = None
+
+    def found(self, weights: np.ndarray) -> dict[str, float]:
+        """Value, interval and count."""
+        counted = {} if self.count is None else {"count": self.count}
+        return {**metrics.with_interval(self.figure, weights), **counted}
+
+
+def measures(truth: Truth, score: np.ndarray) -> dict[str, Measure]:
+    """Average precision, ROC areas and recalls at the false-positive rate.
+
+    Few exposures pass a false-positive rate of 1 %, which makes recalls noisy; the ROC area of the same exposures
+    against the good ones uses all of them.
+    """
     ranked = metrics.Ranked.of(score, truth.bad)
-    found: dict[str, Any] = {
-        "average_precision": metrics.with_interval(lambda w: metrics.average_precision(ranked, w), weights),
-        "roc_area": metrics.with_interval(lambda w: metrics.roc_area(ranked, w), weights),
+    found = {
+        "average_precision": Measure(lambda weight: metrics.average_precision(ranked, weight)),
+        "roc_area": Measure(lambda weight: metrics.roc_area(ranked, weight)),
     }
-    for name, rows in (("recall", truth.bad), ("recall_few_ccds", truth.few), ("recall_novel", truth.novel)):
-        found[name] = _recall(ranked, rows, weights)
+    for name, rows in (("", truth.bad), ("_few_ccds", truth.few), ("_novel", truth.novel)):
+        found[f"recall{name}"] = _recall(ranked, rows)
+        if name:
+            found[f"roc_area{name}"] = Measure(_roc_area_of(ranked, rows | ~truth.bad), int(rows.sum()))
     return found
 
 
-def _recall(ranked: metrics.Ranked, rows: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    found = metrics.with_interval(lambda w: metrics.recall_at(ranked, w, rows, FALSE_RATE), weights)
-    return {**found, "count": int(rows.sum())}
+def _recall(ranked: metrics.Ranked, rows: np.ndarray) -> Measure:
+    return Measure(lambda weight: metrics.recall_at(ranked, weight, rows, FALSE_RATE), int(rows.sum()))
+
+
+def _roc_area_of(ranked: metrics.Ranked, rows: np.ndarray) -> metrics.Figure:
+    return lambda weight: metrics.roc_area(ranked, weight * rows)
+
+
+def figures(truth: Truth, score: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """Every measure of a score with its interval."""
+    return {name: measure.found(weights) for name, measure in measures(truth, score).items()}
+
+
+def differences(truth: Truth, first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """Every measure of the first score less that of the second, with the interval of the difference."""
+    one, other = measures(truth, first), measures(truth, second)
+    return {
+        name: Measure(metrics.difference(one[name].figure, other[name].figure), one[name].count).found(weights)
+        for name in one
+    }
 
 
 def describe(truth: Truth, p_bad: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
@@ -203,7 +247,9 @@ def by_reason(
             continue
         labelled = len(np.unique(known.expnum[(known.reasons >> position & 1).astype(bool)]))
         right = np.mean([name in named[row] for row in np.flatnonzero(inside)])
-        rows.append({"reason": name, "labelled": labelled, "named": float(right), **_recall(ranked, inside, weights)})
+        rows.append(
+            {"reason": name, "labelled": labelled, "named": float(right), **_recall(ranked, inside).found(weights)}
+        )
     return rows
 
 
@@ -224,11 +270,20 @@ CONTROLS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 )
 
 
-def controls(
-    config: Config, folder: RunFolder, exposures: ExposureTable, known: Known, truth: Truth, weights: np.ndarray
-) -> list[dict[str, Any]]:
-    """The same figures for each control, on the same exposures."""
-    rows = []
+# What is compared exposure by exposure: name, less which, what that tells.
+DIFFERENCES = (
+    ("network", "untrained", "what training gives the network"),
+    ("numbers+network", "numbers", "what the trained network gives beside the numbers"),
+    ("numbers+network", "numbers+untrained", "what training gives beside the numbers"),
+    ("numbers+untrained", "numbers", "what the untrained network gives beside the numbers"),
+)
+
+
+def control_scores(
+    config: Config, folder: RunFolder, exposures: ExposureTable, known: Known, truth: Truth
+) -> dict[str, tuple[str, np.ndarray]]:
+    """Sentence and scores of each control, on the same exposures."""
+    scores: dict[str, tuple[str, np.ndarray]] = {}
     for artifact in ("embeddings", "embeddings-untrained"):
         if folder.find(artifact) is None:
             continue
@@ -237,13 +292,12 @@ def controls(
             continue
         for name, doc, source, channels in CONTROLS:
             if source == artifact:
-                rows.append({"name": name, "doc": doc, **figures(truth, task.score(config, channels), weights)})
+                scores[name] = doc, task.score(config, channels)
         if VIEW in task.examples.raw.ccd:
-            score = published_scores(task.examples, task.raw)
             doc = f"the published recipe on the {VIEW} view, {'un' if 'un' in artifact else ''}trained network"
             name = "published-untrained" if "untrained" in artifact else "published"
-            rows.append({"name": name, "doc": doc, **figures(truth, score, weights)})
-    return rows
+            scores[name] = doc, published_scores(task.examples, task.raw)
+    return scores
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def evaluation(content: Content, decisions: Mapping[str, np.ndarray], unseen: Ma
         return Evaluation(True, f"There are no figures: {content['missing']}.")
     charts = (
         _controls(content),
+        _differences(content),
         *_curves(content),
         _reliability(content),
         _reasons(content),
@@ -145,6 +146,36 @@ def _controls(content: Content) -> Chart | None:
     note = f"The same neighbours on less: training must earn its place beside them. Recalls at {_rate(content)}."
     width = 2.6 + 2.5 * len(panels)
     return Chart("Controls", note, figure(figures.bars("controls", alt, panels, width=width)), header, numbers, span=3)
+
+
+def _differences(content: Content) -> Chart | None:
+    """Controls compared exposure by exposure, whose intervals are narrower than those of the controls themselves."""
+    found = [row for row in content.get("differences", ()) if isinstance(row, Mapping)]
+    shown = [(key, name) for key, name in FIGURES if any(math.isfinite(_entry(row.get(key))[0]) for row in found)]
+    if not shown:
+        return None
+    titles = [
+        f"{CONTROLS.get(row['name'], row['name'])} less {CONTROLS.get(row['less'], row['less'])}" for row in found
+    ]
+    panels = [
+        (name, [Bar(title, *_entry(row.get(key))) for title, row in zip(titles, found, strict=True)])
+        for key, name in shown
+    ]
+    rows = [(title, *(signed(row.get(key)) for key, _ in shown)) for title, row in zip(titles, found, strict=True)]
+    said = "; ".join(f"{row[0]} {row[1]}" for row in rows)
+    alt = f"Differences of {', '.join(name for _, name in shown)}. {shown[0][1]}: {said}."
+    note = "On the same exposures and the same bootstrap samples: an interval on one side of zero is a difference."
+    markup = figures.dots("differences", alt, panels, width=3.6 + 2.5 * len(panels))
+    return Chart("What training gives", note, figure(markup), ("", *(name for _, name in shown)), rows, span=3)
+
+
+def signed(found: Any) -> str:
+    """`+0.031 (+0.012 to +0.048)`; a dash where there is no value."""
+    value, low, high = _entry(found)
+    if not math.isfinite(value):
+        return "–"
+    interval = f" ({low:+.3f} to {high:+.3f})" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{value:+.3f}{interval}"
 
 
 def _curves(content: Content) -> list[Chart]:

@@ -155,6 +155,28 @@ def _bar(axes: Any, row: float, bar: Bar) -> None:
     axes.text(reach + 0.02, row, f"{words}  {bar.note}".rstrip(), va="center", ha="left", fontsize=10)
 
 
+def dots(name: str, alt: str, panels: Sequence[tuple[str, Sequence[Bar]]], *, width: float = 4.6) -> str:
+    """Values with intervals about zero, such as differences; arguments as in `bars`."""
+    names = [bar.name for bar in panels[0][1]]
+    rows = np.arange(len(names))[::-1]
+
+    def paint(figure: Figure) -> None:
+        every = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+        for axes, (label, values) in zip(every, panels, strict=True):
+            axes.axvline(0, color=VARIABLES["muted"], linewidth=1)
+            for row, bar in zip(rows, values, strict=True):
+                axes.plot([bar.low, bar.high], [row, row], color=VARIABLES[bar.colour], linewidth=2)
+                axes.plot(bar.value, row, color=VARIABLES[bar.colour], marker="o", markersize=6)
+            axes.margins(x=0.12)
+            axes.grid(axis="y", visible=False)
+            axes.spines["left"].set_visible(False)
+            axes.set_xlabel(label)
+        every[0].set_yticks(rows, names, color=VARIABLES["ink"])
+        every[0].set_ylim(-0.6, len(names) - 0.4)
+
+    return _draw(name, alt, (width, 0.75 + 0.36 * max(len(names), 1)), paint)
+
+
 def curves(
     name: str,
     alt: str,
@@ -381,3 +403,46 @@ def sheet(stream: Path | BinaryIO, title: str, lines: Sequence[str], panels: Seq
     if lines:
         figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=11, family="monospace")
     FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+
+
+def sweep_plot(
+    stream: Path | BinaryIO,
+    metric: str,
+    settings: Mapping[str, Sequence[str]],
+    figures: Sequence[tuple[float, float, float]],
+    *,
+    best: int,
+) -> None:
+    """Write a PNG with a panel for each setting of a sweep: the metric of every run over the setting's values.
+
+    Args:
+        settings: for each setting the value of every run, as text; numbers are put in order.
+        figures: value, low and high of every run; NaN where there is no interval.
+        best: which run is drawn with a star.
+    """
+    columns = min(3, max(1, len(settings)))
+    rows = -(-len(settings) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * rows), dpi=110, layout="constrained")
+    values = np.array(figures, float).reshape(-1, 3)
+    reach = np.nan_to_num(np.abs(values[:, 1:] - values[:, :1])).T
+    for number, (name, words) in enumerate(settings.items()):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        levels = sorted(set(words), key=_as_number_first)
+        places = np.array([levels.index(word) for word in words], float)
+        # Runs with the same value stand beside each other, in the order of the sweep.
+        places += np.linspace(-0.15, 0.15, len(words)) if len(words) > 1 else 0.0
+        axes.errorbar(places, values[:, 0], yerr=reach, fmt="o", ms=5, color="#4477aa", ecolor="#bbccdd", capsize=2)
+        axes.plot(places[best], values[best, 0], "*", ms=14, color="#d1495b", label="best")
+        axes.set_xticks(range(len(levels)), [level[:24] for level in levels], rotation=30 if len(levels) > 4 else 0)
+        axes.set_xlabel(name)
+        axes.grid(axis="y", color="#dddddd", lw=0.7)
+        if number % columns == 0:
+            axes.set_ylabel(metric.replace("_", " "))
+    FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+
+
+def _as_number_first(word: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(word), word)
+    except ValueError:
+        return (1, 0.0, word)

@@ -85,3 +85,22 @@ def test_curves_end_at_full_recall() -> None:
     assert found["roc"]["tpr"][-1] == found["roc"]["fpr"][-1] == 1.0
     assert len(found["precision_recall"]["recall"]) <= 50
     assert metrics.curves(metrics.Ranked.of(np.zeros(0), np.zeros(0, bool)))["roc"]["fpr"] == []
+
+
+def test_a_difference_is_known_better_than_its_parts() -> None:
+    rng = np.random.default_rng(5)
+    night, bad = rng.integers(0, 20, 400), rng.random(400) < 0.4
+    score = bad + 1.2 * rng.normal(size=400)
+    weights = metrics.night_weights(night, 300, 1)
+
+    def precision(noise: float) -> metrics.Figure:
+        ranked = metrics.Ranked.of(score + noise * rng.normal(size=400), bad)
+        return lambda weight: metrics.average_precision(ranked, weight)
+
+    better, worse = precision(0.0), precision(0.7)
+    found = metrics.with_interval(metrics.difference(better, worse), weights)
+    alone = metrics.with_interval(better, weights)
+    assert found["value"] == pytest.approx(alone["value"] - metrics.with_interval(worse, weights)["value"])
+    assert 0 < found["low"] < found["value"] < found["high"]
+    assert found["high"] - found["low"] < alone["high"] - alone["low"]
+    assert metrics.with_interval(metrics.difference(better, better), weights) == {"value": 0, "low": 0, "high": 0}

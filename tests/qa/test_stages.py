@@ -73,6 +73,25 @@ def test_controls_rank_as_they_were_made(finished: RunFolder) -> None:
     assert precision["numbers+network"] == pytest.approx(content["figures"]["average_precision"]["value"], abs=0.01)
 
 
+def test_controls_are_compared_exposure_by_exposure(finished: RunFolder) -> None:
+    content = store.read_json(finished.output("evaluation"))
+    controls = {row["name"]: row for row in content["controls"]}
+    found = {(row["name"], row["less"]): row for row in content["differences"]}
+    assert set(found) == {
+        ("network", "untrained"),
+        ("numbers+network", "numbers"),
+        ("numbers+network", "numbers+untrained"),
+        ("numbers+untrained", "numbers"),
+    }
+    trained = found["network", "untrained"]
+    for key in ("average_precision", "roc_area_few_ccds", "recall"):
+        assert trained[key]["value"] == pytest.approx(
+            controls["network"][key]["value"] - controls["untrained"][key]["value"]
+        )
+    assert trained["average_precision"]["low"] > 0.1
+    assert trained["roc_area_few_ccds"]["count"] == controls["network"]["recall_few_ccds"]["count"]
+
+
 def test_exposures_with_one_bad_ccd_are_not_thrown_away_whole(finished: RunFolder) -> None:
     decisions = decisions_of(finished)
     truth = store.read_table(finished.output("truth"), catalog.LABELS)

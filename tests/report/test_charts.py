@@ -57,7 +57,8 @@ def test_no_evaluation_and_nothing_to_compare_with():
 def test_everything_is_shown():
     found = module.evaluation(EVALUATION, EMPTY, {})
     assert titles(found.charts) == [
-        *("Controls", "Precision and recall", "ROC", "Reliability", "Recall by reason", "Verdicts against truth"),
+        *("Controls", "What training gives", "Precision and recall", "ROC", "Reliability", "Recall by reason"),
+        "Verdicts against truth",
     ]
     assert found.tiles[0].value == "0.91"
     assert "19 exposures" in found.tiles[2].more
@@ -69,7 +70,8 @@ def test_everything_is_shown():
 @pytest.mark.parametrize(
     ("key", "shown"),
     [
-        *[("controls", ["Controls"]), ("curves", ["Precision and recall", "ROC"]), ("reliability", ["Reliability"])],
+        *[("controls", ["Controls"]), ("differences", ["What training gives"])],
+        *[("curves", ["Precision and recall", "ROC"]), ("reliability", ["Reliability"])],
         *[("reasons", ["Recall by reason"]), ("confusion", ["Verdicts against truth"]), ("figures", [])],
     ],
 )
@@ -95,6 +97,16 @@ def test_words_of_a_figure():
     assert module.in_words({"value": None}) == "–"
     assert module.in_words(None) == "–"
     assert module.in_words(0.5) == "0.50"
+
+
+def test_differences_say_their_sign():
+    assert module.signed({"value": 0.0312, "low": -0.012, "high": 0.05}) == "+0.031 (-0.012 to +0.050)"
+    assert module.signed(None) == "–"
+    (chart,) = module.evaluation({"exposures": 5, "differences": EVALUATION["differences"]}, EMPTY, {}).charts
+    assert chart.rows[0][:2] == (
+        "trained network only less untrained network only",
+        "+0.040 (-0.010 to +0.090)",
+    )
 
 
 def test_wilson_interval():

@@ -15,6 +15,7 @@ EVIL = "<script>alert('x')</script> & \"y\""
 def all_figures(name="one", alt="what it shows"):
     x = np.linspace(0, 1, 11)
     yield figures.bars(name, alt, [("AP", [Bar("a", 0.5, 0.4, 0.6), Bar("b", float("nan"))])])
+    yield figures.dots(name, alt, [("AP", [Bar("a", -0.1, -0.2, 0.1), Bar("b", float("nan"))])])
     yield figures.curves(name, alt, [("a", x, x**2), ("b", x, x)], labels=("x", "y"), diagonal=True)
     yield figures.curves(name, alt, [("a", 1 + x, x)], labels=("x", "y"), log_x=True, marks=True, flat=[("c", 0.5)])
     yield figures.reliability(name, alt, x, x, x - 0.1, x + 0.1)
