@@ -188,7 +188,8 @@ def remembered(overrides: Sequence[str]) -> list[str]:
         folder = values.get(key, "runs/default" if key == "run" else "")
         file = Path(absolute(folder)) / "run.yaml"
         if folder and file.exists():
-            earlier += [item for item in load(file)[1] if override_key(item) not in ("run", "base") or key == "run"]
+            left_out = () if key == "run" else ("run", "base", "survey.update")
+            earlier += [item for item in load(file)[1] if override_key(item) not in left_out]
     merged = {override_key(item): item for item in [*earlier, *overrides]}
     return list(merged.values())
 

@@ -19,6 +19,7 @@ from hpcqa.artifacts.catalog import (
     SHARD,
 )
 from hpcqa.artifacts.folder import NAMES, RunFolder
+from hpcqa.artifacts.parts import first_own_shard, part_files, shard_number
 from hpcqa.artifacts.schema import Schema
 from hpcqa.errors import DataError, EnvironmentProblem
 
@@ -88,8 +89,9 @@ def _digest_of(path: Path) -> str | None:
 
 def _missing_shards(folder: RunFolder) -> list[str]:
     """Shards without an embedding where there are embeddings."""
-    shards = folder.find("shards")
-    wanted = {path.name for path in shards.glob("*.h5")} if shards else set()
+    # An earlier run's embeddings serve for an earlier run's shards.
+    first = first_own_shard(folder) if folder.output("manifest").exists() else 0
+    wanted = {path.name for path in part_files(folder, "shards") if shard_number(path) >= first}
     problems = []
     for name in ("embeddings", "embeddings-untrained"):
         there = {path.name for path in folder.output(name).glob("*.h5")}

@@ -131,6 +131,25 @@ def base_runs(config: Config) -> tuple[Path, ...]:
     return tuple(chain)
 
 
+def refuse_other_settings(config: Config) -> None:
+    """ConfigError if a run that goes on from its base would make other shards or embeddings than that one.
+
+    Raises:
+        ConfigError: there is no base, or a setting differs; names it.
+    """
+    if not config.base:
+        raise ConfigError("survey.update=true: needs the earlier run; name its folder with base=FOLDER.")
+    earlier = load(Path(config.base) / "run.yaml")[0]
+    for stage in TAKEN_OVER:
+        before, now = (settings_of(some, STAGE_SECTIONS[stage]) for some in (earlier, config))
+        for key, value in now.items():
+            if before.get(key) != value:
+                raise ConfigError(
+                    f"{key}={value}: base={config.base} has {before.get(key)}, and survey.update=true takes over what "
+                    f"was made with that; leave {key} out, or survey.update to make everything anew."
+                )
+
+
 def settings_of(config: Config, sections: Sequence[str]) -> dict[str, Any]:
     """The output settings under some sections or single settings, by dotted name."""
     chosen = {}
@@ -161,6 +180,10 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("seed", "evaluate"),
     "report": ("report",),
 }
+
+
+# Stages whose work a run with survey.update takes over.
+TAKEN_OVER = ("shard", "calibrate", "pretrain", "embed")
 
 
 def stage_digest(config: Config, stage: str) -> str:

@@ -24,6 +24,12 @@ class SurveyConfig:
     )
     labels: list[str] = setting([], "Label lists in any known format: paths, folders or glob patterns.", path=True)
     truth: str = setting("", "Truth table of a simulated survey (used by evaluate only, never by fit).", path=True)
+    update: bool = setting(
+        False,
+        "Go on from the base run, an earlier release: take over its network, its calibration, its classifier unless "
+        "labels changed, and the embeddings of every exposure that is not new or processed anew.",
+        output=False,
+    )
 
 
 @dataclass(frozen=True)

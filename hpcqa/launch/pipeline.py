@@ -29,8 +29,11 @@ class Outcome:
 
 
 def planned(config: Config) -> list[Stage]:
-    """The stages of a run: all of them, without `simulate` for a real survey."""
-    return [stage for stage in STAGES if stage.name != "simulate" or config.survey.simulated]
+    """The stages of a run: without `simulate` for a real survey, without the network for one that takes it over."""
+    left_out = set() if config.survey.simulated else {"simulate"}
+    if config.survey.update:
+        left_out |= {"calibrate", "pretrain"}
+    return [stage for stage in STAGES if stage.name not in left_out]
 
 
 def refuse_no_survey(config: Config, name: str) -> None:
@@ -55,7 +58,7 @@ def run_all(config: Config, folder: RunFolder) -> Outcome:
         if is_over(config):
             _conclude(folder, outcome)
         return outcome
-    lent = lenders(config, folder)
+    lent = {} if config.survey.update else lenders(config, folder)
     for stage in planned(config):
         if stage.name in lent:
             logger.info("%s: from %s", stage.name, lent[stage.name])

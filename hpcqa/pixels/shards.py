@@ -22,6 +22,7 @@ from hpcqa import instruments
 from hpcqa.artifacts import store
 from hpcqa.artifacts.catalog import MANIFEST, SHARD
 from hpcqa.artifacts.folder import RunFolder, shard_name
+from hpcqa.artifacts.parts import first_own_shard, shards_of_manifest
 from hpcqa.artifacts.schema import Provenance
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
@@ -86,7 +87,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     manifest = folder.need("manifest", "manifest")
     parents = {folder.relative(manifest): store.read_provenance(manifest, MANIFEST).content}
     provenance = Provenance(stage_digest(config, "shard"), parents, instrument=config.instrument.name)
-    numbers = shard_numbers(manifest)
+    numbers = shard_numbers(manifest, first_own_shard(folder) if config.survey.update else 0)
     mine = [numbers[place] for place in ranks.share(len(numbers))]
     remove_leftovers(folder.output("shards"))
     tally = Tally()
@@ -141,10 +142,9 @@ def remove_leftovers(shards: Path) -> None:
 # The plan -------------------------------------------------------------------------------------------------------------
 
 
-def shard_numbers(manifest: Path) -> list[int]:
-    """The numbers of all shards that the manifest names, ascending."""
-    column = pq.read_table(manifest, columns=["shard"])["shard"]
-    return sorted(number for number in column.unique().to_pylist() if number >= 0)
+def shard_numbers(manifest: Path, first: int = 0) -> list[int]:
+    """The numbers, from `first` on, of all shards that the manifest names, ascending."""
+    return [number for number in shards_of_manifest(manifest).tolist() if number >= first]
 
 
 def plan_shards(manifest: Path, numbers: Sequence[int]) -> list[ShardPlan]:

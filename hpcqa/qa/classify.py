@@ -9,6 +9,7 @@ from pathlib import Path
 from hpcqa import __version__
 from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.parts import first_own_shard
 from hpcqa.artifacts.schema import Provenance, Schema
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
@@ -72,7 +73,8 @@ def _decide_share(
     """This rank's files, decided; and what the failure bits mean."""
     manifest = folder.need("manifest", "manifest")
     exposures = ExposureTable.of_manifest(
-        store.read_table(manifest, catalog.MANIFEST, ("expnum", "band", "night", "cuts"))
+        store.read_table(manifest, catalog.MANIFEST, ("expnum", "band", "night", "cuts", "shard")),
+        first_own_shard(folder),
     )
     set_threads(ranks.local_world_size)
     parts: list[Part] = []

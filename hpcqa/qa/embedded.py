@@ -10,6 +10,7 @@ import numpy as np
 
 from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.parts import part_files, shard_number
 from hpcqa.errors import DataError
 from hpcqa.qa.blocks import NumberScale, Raw, segment_rows
 
@@ -22,20 +23,35 @@ class ExposureTable:
     """One row for each exposure of the manifest, by increasing number.
 
     Attributes:
-        expnum: int64; band: str; night: int32.
+        expnum: int64; band: str; night: int32; shard: int32, -1 unknown or cut.
+        first_shard: lower shards are an earlier run's and may hold exposures that are gone or elsewhere by now.
     """
 
     expnum: np.ndarray
     band: np.ndarray
     night: np.ndarray
+    shard: np.ndarray | None = None
+    first_shard: int = 0
 
     @classmethod
-    def of_manifest(cls, manifest: Mapping[str, np.ndarray]) -> ExposureTable:
-        """From columns expnum, band, night and cuts; a row that is not cut speaks for its exposure."""
+    def of_manifest(cls, manifest: Mapping[str, np.ndarray], first_shard: int = 0) -> ExposureTable:
+        """From columns expnum, band, night, shard and cuts; a row that is not cut speaks for its exposure."""
         order = np.lexsort((manifest["cuts"] != 0, manifest["expnum"]))
         expnum, first = np.unique(manifest["expnum"][order], return_index=True)
         rows = order[first]
-        return cls(expnum, manifest["band"][rows].astype(object), manifest["night"][rows])
+        shard = manifest["shard"][rows] if first_shard else None
+        return cls(expnum, manifest["band"][rows].astype(object), manifest["night"][rows], shard, first_shard)
+
+    def wanted(self, path: Path, keep: np.ndarray | None) -> np.ndarray | None:
+        """Which exposures of an embedding file count: sorted int64, or None for all of them.
+
+        Args:
+            keep: sorted int64, the exposures wanted; None: all.
+        """
+        if self.shard is None or shard_number(path) >= self.first_shard:
+            return keep
+        here: np.ndarray = self.expnum[self.shard == shard_number(path)]
+        return here if keep is None else here[np.isin(here, keep)]
 
     def rows(self, expnum: np.ndarray, where: str) -> np.ndarray:
         """Rows of exposures.
@@ -109,7 +125,7 @@ def read_embedding(
     with store.open_arrays(path, catalog.EMBEDDING) as arrays:
         expnum, ccdnum, failed = (arrays.read(name) for name in ("expnum", "ccdnum", "failed"))
         order = np.lexsort((ccdnum, expnum))
-        order = order[_wanted(expnum[order], keep)]
+        order = order[_wanted(expnum[order], exposures.wanted(path, keep))]
         good = order[failed[order] == 0]
         in_file = arrays.read("exposure")
         present, starts = np.unique(expnum[good], return_index=True)
@@ -194,7 +210,7 @@ def embedding_paths(folder: RunFolder, artifact: str = "embeddings") -> list[Pat
     Raises:
         DataError: there are none.
     """
-    paths = sorted(folder.need(artifact, "embed").glob("shard-*.h5"))
+    paths = part_files(folder, artifact)
     if not paths:
         raise DataError(f"{folder.output(artifact)}: holds no embeddings; run `hpcqa embed run={folder.path}` first.")
     return paths

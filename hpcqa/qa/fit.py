@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from hpcqa.artifacts import catalog, store
-from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.folder import NAMES, RunFolder
+from hpcqa.artifacts.parts import first_own_shard
 from hpcqa.artifacts.schema import Provenance
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
@@ -25,7 +26,7 @@ from hpcqa.splits import holdout
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_COLUMNS = ("expnum", "band", "night", "cuts")
+MANIFEST_COLUMNS = ("expnum", "band", "night", "cuts", "shard")
 
 
 def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
@@ -37,6 +38,10 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     if not ranks.is_first:
         return
     output = folder.output("classifier")
+    lender = None if output.exists() else classifier_lender(config, folder)
+    if lender is not None:
+        logger.info("fit: the classifier is that of %s, whose labels are the same", lender)
+        return
     paths = embedding_paths(folder)
     digest, parents = stage_digest(config, "fit"), parents_of(folder, paths)
     if store.is_current(output, catalog.CLASSIFIER, config_digest=digest, parents=parents):
@@ -53,6 +58,19 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
             len(classifier.ccd.expnum),
         )
     _complain(config, str(classifier.settings["missing"]))
+
+
+def classifier_lender(config: Config, folder: RunFolder) -> Path | None:
+    """The earlier run whose classifier a run with survey.update uses: one with the same labels and settings of fit."""
+    lent = folder.find("classifier")
+    if not config.survey.update or lent is None:
+        return None
+    labels, theirs = folder.find("labels"), lent.parent / NAMES["labels"]
+    made_alike = store.read_provenance(lent).config_digest == stage_digest(config, "fit")
+    if labels is None or not theirs.exists() or not made_alike:
+        return None
+    same = store.read_provenance(labels).content == store.read_provenance(theirs).content
+    return lent.parent if same else None
 
 
 def _complain(config: Config, missing: str) -> None:
@@ -81,7 +99,7 @@ def parents_of(folder: RunFolder, embeddings: list[Path]) -> dict[str, str]:
 def fit(config: Config, folder: RunFolder, paths: list[Path]) -> Classifier:
     """Read what is labelled and learn from it."""
     columns = store.read_table(folder.need("manifest", "manifest"), catalog.MANIFEST, MANIFEST_COLUMNS)
-    exposures = ExposureTable.of_manifest(columns)
+    exposures = ExposureTable.of_manifest(columns, first_own_shard(folder))
     known = fit_labels(config, folder, exposures)
     recipe = recipe_of(config)
     examples, scale, number_names = read_examples(config, folder, paths, exposures, known)

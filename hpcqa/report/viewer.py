@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from hpcqa.artifacts.catalog import MANIFEST
 from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.parts import part_files, shard_number
+from hpcqa.artifacts.store import read_table
 from hpcqa.config import Config
 from hpcqa.errors import DataError
 from hpcqa.pixels.dataset import ShardSet
@@ -35,22 +39,36 @@ class Viewer:
     """Looks exposures up in the shards of a run."""
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
-        """Find the shards.
+        """Find the shards; each is opened when one of its exposures is looked at.
 
         Raises:
-            DataError: the run has no shards.
+            DataError: the run has no shards or no manifest.
         """
-        where = folder.need("shards", "shard")
-        paths = sorted(where.glob("shard-*.h5"))
+        self._where = folder.need("shards", "shard")
+        paths = {shard_number(path): path for path in part_files(folder, "shards")}
         if not paths:
-            raise DataError(f"{where}: holds no shard; run `hpcqa shard run={folder.path}` first.")
+            raise DataError(f"{self._where}: holds no shard; run `hpcqa shard run={folder.path}` first.")
+        manifest = read_table(folder.need("manifest", "manifest"), MANIFEST, ("expnum", "shard"))
+        expnum, first = np.unique(np.where(manifest["shard"] >= 0, manifest["expnum"], -1), return_index=True)
+        shards = manifest["shard"][first].tolist()
+        self._path = {
+            number: paths[shard] for number, shard in zip(expnum.tolist(), shards, strict=True) if shard in paths
+        }
+        self._calibration = folder.find("calibration")
         # A report looks at few exposures: nothing is worth keeping in memory.
-        shard = dataclasses.replace(config.shard, reader_cache=0.0)
-        self._set = ShardSet(paths, folder.find("calibration"), dataclasses.replace(config, shard=shard))
-        self._where = where
+        self._config = dataclasses.replace(config, shard=dataclasses.replace(config.shard, reader_cache=0.0))
+        self._open: tuple[Path, ShardSet] | None = None
 
     def __contains__(self, expnum: int) -> bool:
-        return bool(np.any(self._set.exposures == expnum))
+        return expnum in self._path
+
+    def _shard_of(self, expnum: int) -> ShardSet:
+        path = self._path[expnum]
+        if self._open is None or self._open[0] != path:
+            if self._open is not None:
+                self._open[1].close()
+            self._open = (path, ShardSet([path], self._calibration, self._config))
+        return self._open[1]
 
     def views(self, expnum: int) -> ExposureViews:
         """Every view of an exposure.
@@ -58,26 +76,27 @@ class Viewer:
         Raises:
             DataError: the exposure is in no shard, or a shard is damaged.
         """
-        if expnum not in self:
+        shard = self._shard_of(expnum) if expnum in self else None
+        if shard is None or expnum not in shard.exposures:
             raise DataError(
                 f"{self._where}: exposure {expnum} is in no shard; it is not in the tables, or it was cut "
                 "(the report and manifest.parquet say why)."
             )
-        rows = np.flatnonzero(self._set.expnum == expnum)
-        failed = self._set.failed[rows]
+        rows = np.flatnonzero(shard.expnum == expnum)
+        failed = shard.failed[rows]
         good = rows[failed == 0]
-        ccdnum = self._set.ccdnum[good].tolist()
-        context, detail = (self._set.batch(view, good).astype(np.float32) for view in ("context", "detail"))
-        background = self._set.background_sigmas(good)
-        numbers = self._set.numbers(good)
-        plane = self._set.focal_plane(np.flatnonzero(self._set.exposures == expnum)[:1])
+        ccdnum = shard.ccdnum[good].tolist()
+        context, detail = (shard.batch(view, good).astype(np.float32) for view in ("context", "detail"))
+        background = shard.background_sigmas(good)
+        numbers = shard.numbers(good)
+        plane = shard.focal_plane(np.flatnonzero(shard.exposures == expnum)[:1])
         return ExposureViews(
             expnum=expnum,
             context=dict(zip(ccdnum, context, strict=True)),
             background=dict(zip(ccdnum, background, strict=True)),
             detail=dict(zip(ccdnum, detail, strict=True)),
             focal_plane=plane[0].astype(np.float32),
-            failed=dict(zip(self._set.ccdnum[rows].tolist(), failed.tolist(), strict=True)),
-            number_names=tuple(self._set.number_names),
+            failed=dict(zip(shard.ccdnum[rows].tolist(), failed.tolist(), strict=True)),
+            number_names=tuple(shard.number_names),
             numbers=dict(zip(ccdnum, numbers, strict=True)),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from hpcqa.artifacts import catalog, store
-from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.folder import NAMES, RunFolder
+from hpcqa.artifacts.parts import part_files
 from hpcqa.artifacts.schema import Provenance
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
@@ -53,8 +54,8 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     Raises:
         DataError: no shards, or a damaged shard, calibration or backbone.
     """
-    shards = sorted(folder.need("shards", "shard").glob("shard-*.h5"))
-    if not shards:
+    shards = part_files(folder, "shards")
+    if not shards and not config.survey.update:
         raise DataError(f"{folder.output('shards')}: holds no shards; run `hpcqa shard run={folder.path}` first.")
     calibration = folder.need("calibration", "calibrate")
     device = pick_device(config.embed.device, ranks.local_rank)
@@ -63,6 +64,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     if ranks.is_first:
         for network in networks:
             remove_strangers(folder.output(network.artifact), shards)
+            refuse_other_network(folder, network, {path.name for path in shards})
     files = mpi.hand_out(shards, ranks)
     done = 0
     for shard in track(files, "embed", total=len(shards), unit="shards", shown=ranks.is_first):
@@ -92,6 +94,30 @@ def remove_strangers(folder: Path, shards: Sequence[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
+def refuse_other_network(folder: RunFolder, network: Network, shards: set[str]) -> None:
+    """Embeddings of an earlier run whose shards are gone can't be made anew: they must be of this network.
+
+    Raises:
+        DataError: one is of another.
+    """
+    for path in part_files(folder, network.artifact):
+        if path.name not in shards:
+            with store.open_arrays(path, catalog.EMBEDDING) as arrays:
+                found = str(arrays.attributes.get("network", ""))
+            if found != network.identity:
+                raise DataError(
+                    f"{path}: was made by another network, and its shard is no longer there; use the backbone of that "
+                    "run, or leave survey.update out to read every image again."
+                )
+
+
+def is_embedded(folder: RunFolder, artifact: str, name: str, digest: str, parents: Mapping[str, str]) -> bool:
+    """Whether this run, or one that it is based on, has these embeddings."""
+    places = [folder.output(artifact), *(base / NAMES[artifact] for base in folder.bases)]
+    nearest = next((place / name for place in places if (place / name).exists()), None)
+    return nearest is not None and store.is_current(nearest, catalog.EMBEDDING, config_digest=digest, parents=parents)
+
+
 def embed_file(
     config: Config, folder: RunFolder, shard: Path, calibration: Path, network: Network, device: torch.device
 ) -> bool:
@@ -102,7 +128,8 @@ def embed_file(
     digest = stage_digest(config, "embed")
     parents = {folder.relative(path): store.read_provenance(path).content for path in (shard, calibration)}
     parents["network"] = network.identity
-    if store.is_current(output, catalog.EMBEDDING, config_digest=digest, parents=parents):
+    current = store.is_current(output, catalog.EMBEDDING, config_digest=digest, parents=parents)
+    if current or (config.survey.update and is_embedded(folder, network.artifact, shard.name, digest, parents)):
         return False
     cutouts = ShardSet([shard], calibration, config)
     arrays = embed(cutouts, network.model, device, config.embed.batch, config.embed.precision)

@@ -12,14 +12,15 @@ import numpy as np
 from hpcqa import instruments
 from hpcqa.artifacts.catalog import LABELS, MANIFEST
 from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.parts import FIRST_SHARD
 from hpcqa.artifacts.schema import Provenance
 from hpcqa.artifacts.store import is_current, read_provenance, read_table, write_table
 from hpcqa.config import Config
-from hpcqa.config.frozen import stage_digest
+from hpcqa.config.frozen import refuse_other_settings, stage_digest
 from hpcqa.errors import ConfigError, DataError
 from hpcqa.instruments.base import Instrument
 from hpcqa.parallel.ranks import Ranks
-from hpcqa.survey import labels, rules, scan, selection, tables, versions
+from hpcqa.survey import labels, rules, scan, selection, tables, takeover, versions
 from hpcqa.survey.coded import Coded, distinct, pairs
 from hpcqa.survey.cuts import BIT, Ledger, funnel_text, names_of
 from hpcqa.survey.images import Located, check_folders, locate
@@ -28,6 +29,7 @@ from hpcqa.survey.statements import CcdNamer
 logger = logging.getLogger(__name__)
 
 MOST_NEAR_MISSES_SHOWN = 20
+EARLIER = "manifest of the earlier run"  # among the parents in provenance
 
 
 def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
@@ -62,6 +64,9 @@ def write_manifest(config: Config, folder: RunFolder) -> None:
         parents = {"listing": scan.listing_digest(found)}
     else:
         raise ConfigError("survey.tables and survey.images are both empty; name tables, or folders to scan for images.")
+    earlier = earlier_manifest(config, folder)
+    if earlier is not None:
+        parents[EARLIER] = read_provenance(earlier, MANIFEST).content
     path, digest = folder.output("manifest"), stage_digest(config, "manifest")
     if is_current(path, MANIFEST, config_digest=digest, parents=parents) and not _lacks_images(path):
         logger.info("%s is up to date.", path)
@@ -70,7 +75,33 @@ def write_manifest(config: Config, folder: RunFolder) -> None:
     columns = build(rows, config, folders)
     for line in funnel_text(columns["cuts"], exposures=columns["expnum"]):
         logger.info("%s", line)
-    write_table(path, MANIFEST, columns, Provenance(digest, parents, config.instrument.name))
+    notes = {} if earlier is None else {FIRST_SHARD: str(take_over(columns, earlier, config))}
+    write_table(path, MANIFEST, columns, Provenance(digest, parents, config.instrument.name, notes=notes))
+
+
+def earlier_manifest(config: Config, folder: RunFolder) -> Path | None:
+    """The manifest of the run that this one goes on from, if it does.
+
+    Raises:
+        ConfigError: its settings differ where work is taken over.
+        DataError: it has no manifest.
+    """
+    if not config.survey.update:
+        return None
+    refuse_other_settings(config)
+    return RunFolder(folder.bases[0], folder.bases[1:]).need("manifest", "manifest")
+
+
+def take_over(columns: dict[str, np.ndarray], earlier: Path, config: Config) -> int:
+    """Leave unchanged exposures in the earlier run's shards, in place; the first number of this run's own shards."""
+    before = read_table(earlier, MANIFEST, takeover.NEEDED)
+    found = takeover.compare(columns, before)
+    logger.info("manifest: %s; the others are in %s", found.in_words(), earlier.parent)
+    first = max(int(before["shard"].max(initial=-1)) + 1, int(read_provenance(earlier).notes.get(FIRST_SHARD, "0")))
+    kept = (columns["cuts"] == 0) & (found.shard < 0)
+    own = number_shards(columns["expnum"], columns["night"], kept, config.shard.exposures_per_shard)
+    columns["shard"] = np.where(found.shard >= 0, found.shard, np.where(own >= 0, own + first, -1)).astype(np.int32)
+    return first
 
 
 def _lacks_images(path: Path) -> bool:

@@ -1,0 +1,65 @@
+"""The files of an artifact that has one for each shard, some of which may be an earlier run's.
+
+The manifest of a run that goes on from an earlier one (`survey.update`) leaves unchanged exposures in the shards that
+the earlier run put them into, and numbers its own shards after all of those. So nothing is copied: a shard's file is
+the nearest run's that has it, and an exposure belongs to the one shard that the manifest names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from hpcqa.artifacts.catalog import MANIFEST
+from hpcqa.artifacts.folder import NAMES, RunFolder, shard_name
+from hpcqa.artifacts.store import read_provenance
+from hpcqa.errors import DataError
+
+FIRST_SHARD = "first_shard"  # note in the manifest's provenance
+
+
+def first_own_shard(folder: RunFolder) -> int:
+    """The lowest shard number that the run's manifest gives out itself; those below are the earlier run's."""
+    path = folder.find("manifest")
+    return int(read_provenance(path, MANIFEST).notes.get(FIRST_SHARD, "0")) if path is not None else 0
+
+
+def shard_number(path: Path) -> int:
+    """The number of a shard, or of what was made from it.
+
+    Raises:
+        DataError: the file has no such name.
+    """
+    digits = path.stem.rpartition("-")[2]
+    if not digits.isdigit():
+        raise DataError(f"{path}: no shard's name; remove the file.")
+    return int(digits)
+
+
+def shards_of_manifest(path: Path) -> np.ndarray:
+    """The numbers of all shards that a manifest names: int64, ascending."""
+    column = pq.read_table(path, columns=["shard"])["shard"].unique().to_numpy()
+    return np.sort(column[column >= 0]).astype(np.int64)
+
+
+def part_files(folder: RunFolder, artifact: str) -> list[Path]:
+    """The files of "shards", "embeddings" or "embeddings-untrained" in the order of the shards; empty if none.
+
+    Raises:
+        DataError: the manifest is damaged.
+    """
+    found = folder.find(artifact)
+    first = first_own_shard(folder)
+    if not first:
+        return sorted(found.glob("shard-*.h5")) if found is not None else []
+    manifest = folder.find("manifest")
+    assert manifest is not None
+    places = [root / NAMES[artifact] for root in (folder.path, *folder.bases)]
+    files = []
+    for number in shards_of_manifest(manifest).tolist():
+        file = next((place / shard_name(number) for place in places if (place / shard_name(number)).exists()), None)
+        if file is not None:
+            files.append(file)
+    return files
