@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpcqa.artifacts.catalog import MANIFEST
@@ -39,8 +40,15 @@ def shard_number(path: Path) -> int:
 
 
 def shards_of_manifest(path: Path) -> np.ndarray:
-    """The numbers of all shards that a manifest names: int64, ascending."""
-    column = pq.read_table(path, columns=["shard"])["shard"].unique().to_numpy()
+    """The numbers of all shards that a manifest names: int64, ascending.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        column = pq.read_table(path, columns=["shard"])["shard"].unique().to_numpy()
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise DataError(f"{path}: damaged ({error}); remove it and run its stage again.") from None
     return np.sort(column[column >= 0]).astype(np.int64)
 
 

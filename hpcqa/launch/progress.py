@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcqa.artifacts.catalog import MANIFEST
 from hpcqa.artifacts.folder import RunFolder, shard_name
-from hpcqa.artifacts.store import read_provenance, read_table
+from hpcqa.artifacts.parts import first_own_shard, shards_of_manifest
+from hpcqa.artifacts.store import read_provenance
 from hpcqa.config import Config
 from hpcqa.errors import DataError
 from hpcqa.stages import STAGES, Stage
@@ -38,35 +38,52 @@ class Progress:
         return self.total > 0 and self.done >= self.total
 
 
-def num_shards(folder: RunFolder) -> int:
-    """Shards that the manifest asks for; 0 while there is none."""
+def own_shards(config: Config, folder: RunFolder) -> list[int]:
+    """Numbers of the shards that the run makes itself: all that the manifest names, or those that an update adds."""
     path = folder.find("manifest")
     if path is None:
-        return 0
+        return []
     try:
-        shards: np.ndarray = read_table(path, MANIFEST, ["shard"])["shard"]
+        first = first_own_shard(folder) if config.survey.update else 0
+        return [number for number in shards_of_manifest(path).tolist() if number >= first]
     except DataError:
-        return 0
-    return int(shards.max(initial=-1)) + 1
+        return []
 
 
-def progress_of(config: Config, folder: RunFolder, stage: Stage, shards: int) -> Progress:
+def is_lent(config: Config, folder: RunFolder, stage: Stage) -> bool:
+    """Whether an update uses what the earlier run's stage wrote."""
+    if not config.survey.update or any(standing_file(folder, artifact).exists() for artifact in stage.writes):
+        return False
+    if stage.name in ("calibrate", "pretrain"):
+        return all(folder.find(artifact) is not None for artifact in stage.writes)
+    if stage.writes[0] in PER_SHARD:
+        return folder.output("manifest").exists() and not own_shards(config, folder)
+    if stage.name != "fit":
+        return False
+    from hpcqa.qa.fit import classifier_lender  # here, because it brings torch along
+
+    return classifier_lender(config, folder) is not None
+
+
+def progress_of(config: Config, folder: RunFolder, stage: Stage, shards: Sequence[int]) -> Progress:
     """How far one stage is, by its files.
 
     Args:
-        shards: number of shards of the run.
+        shards: numbers of the run's own shards.
     """
+    if is_lent(config, folder, stage):
+        return Progress(1, 1)
     if stage.ranks == "torch":
         return training_progress(folder, config.ssl.steps)
     if stage.writes[0] in PER_SHARD:
-        return files_progress(shard_times(folder, stage.writes[0], shards), shards)
+        return files_progress(shard_times(folder, stage.writes[0], shards), len(shards))
     done = all(standing_file(folder, artifact).exists() for artifact in stage.writes)
     return Progress(int(done), 1)
 
 
-def shard_times(folder: RunFolder, artifact: str, shards: int) -> list[float]:
+def shard_times(folder: RunFolder, artifact: str, shards: Sequence[int]) -> list[float]:
     """When each file of a per-shard artifact was finished, in seconds, oldest first."""
-    names = {shard_name(number) for number in range(shards)}
+    names = {shard_name(number) for number in shards}
     place = folder.output(artifact)
     if not place.is_dir():
         return []
@@ -128,7 +145,7 @@ def standing_file(folder: RunFolder, artifact: str) -> Path:
 
 def missing(config: Config, folder: RunFolder, stages: Sequence[Stage]) -> list[Stage]:
     """The stages that have something to do: unfinished, made from what has changed since, or after one that has."""
-    shards = num_shards(folder)
+    shards = own_shards(config, folder)
     touched: set[str] = set()
     found = []
     for stage in stages:
@@ -138,8 +155,10 @@ def missing(config: Config, folder: RunFolder, stages: Sequence[Stage]) -> list[
     return found
 
 
-def is_finished(config: Config, folder: RunFolder, stage: Stage, shards: int) -> bool:
+def is_finished(config: Config, folder: RunFolder, stage: Stage, shards: Sequence[int]) -> bool:
     """Whether a stage's artifacts are all there and as new as what they were made from."""
+    if is_lent(config, folder, stage):
+        return True
     if not progress_of(config, folder, stage, shards).is_complete:
         return False
     return all(
@@ -147,12 +166,12 @@ def is_finished(config: Config, folder: RunFolder, stage: Stage, shards: int) ->
     )
 
 
-def files_of(folder: RunFolder, artifact: str, shards: int) -> list[Path]:
+def files_of(folder: RunFolder, artifact: str, shards: Sequence[int]) -> list[Path]:
     """The file of an artifact, or a sample of its files."""
     if artifact not in PER_SHARD:
         return [standing_file(folder, artifact)]
-    numbers = sorted({round(value) for value in np.linspace(0, shards - 1, min(shards, SAMPLE))})
-    return [folder.output(artifact) / shard_name(number) for number in numbers]
+    places = sorted({round(value) for value in np.linspace(0, len(shards) - 1, min(len(shards), SAMPLE))})
+    return [folder.output(artifact) / shard_name(shards[place]) for place in places]
 
 
 def is_fresh(folder: RunFolder, path: Path, stage: Stage) -> bool:

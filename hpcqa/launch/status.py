@@ -12,7 +12,7 @@ from hpcqa.artifacts.folder import RunFolder
 from hpcqa.config import Config
 from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.launch import failures, jobs, queue
-from hpcqa.launch.progress import Progress, num_shards, progress_of
+from hpcqa.launch.progress import Progress, own_shards, progress_of
 from hpcqa.launch.queue import JobState
 from hpcqa.stages import STAGES, stage
 
@@ -44,7 +44,7 @@ def collect(config: Config, folder: RunFolder) -> RunStatus:
     """Look at the run folder and ask Slurm, where there is one, about the run's jobs."""
     latest = jobs.latest(folder.path)
     known, notes = _ask([entry.job for entry in latest.values()])
-    shards = num_shards(folder)
+    shards = own_shards(config, folder)
     rows = []
     for entry in STAGES:
         if entry.name == "simulate" and not config.survey.simulated:

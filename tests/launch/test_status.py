@@ -43,7 +43,7 @@ def test_shards_are_counted_against_the_manifest(folder):
     write_shards(folder, [0, 1, 3])
     (folder.output("shards") / ".shard-00002.h5.host.1.tmp").write_text("")
     (folder.output("shards") / shard_name(77)).write_text("")
-    found = progress.progress_of(Config(), folder, stage("shard"), progress.num_shards(folder))
+    found = progress.progress_of(Config(), folder, stage("shard"), progress.own_shards(Config(), folder))
     assert (found.done, found.total) == (3, 5)
 
 
