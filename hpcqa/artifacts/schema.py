@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hpcqa.artifacts.coded import Coded
 from hpcqa.errors import DataError
+
+Values = np.ndarray | Coded  # text may come coded
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Provenance:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-def conform(schema: Schema, columns: Mapping[str, np.ndarray], *, where: str) -> dict[str, np.ndarray]:
+def conform(schema: Schema, columns: Mapping[str, Values], *, where: str) -> dict[str, Values]:
     """The columns in the schema's order and dtypes, checked for presence, extra names and axis lengths.
 
     Raises:
@@ -72,7 +75,7 @@ def conform(schema: Schema, columns: Mapping[str, np.ndarray], *, where: str) ->
     if unknown:
         raise DataError(f"{where}: {schema.name} has no column {', '.join(unknown)}.")
     lengths: dict[str, int] = {}
-    result = {}
+    result: dict[str, Values] = {}
     for column in schema.columns:
         if column.name not in columns:
             if column.optional:
@@ -84,8 +87,10 @@ def conform(schema: Schema, columns: Mapping[str, np.ndarray], *, where: str) ->
     return result
 
 
-def _cast(values: np.ndarray, column: Column) -> np.ndarray:
+def _cast(values: Values, column: Column) -> Values:
     if column.dtype == "str":
+        if isinstance(values, Coded):
+            return values
         return np.asarray(values, dtype=object)
     return np.ascontiguousarray(values, dtype=column.dtype)
 
