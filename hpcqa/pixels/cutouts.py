@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcqa.config import ViewsConfig
-from hpcqa.pixels.background import Scan, Sky, Sources, cell_side, cells
+from hpcqa.pixels.background import Sources, cell_side, cells
 from hpcqa.pixels.kernels import kernel
+from hpcqa.pixels.scan import Scan
+from hpcqa.pixels.sky import Sky
 from hpcqa.pixels.stars import Stars, X, Y
 
 

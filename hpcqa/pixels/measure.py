@@ -13,8 +13,10 @@ import numpy as np
 
 from hpcqa.instruments.base import HEADER_NUMBERS, Region
 from hpcqa.pixels import layout, profiles
-from hpcqa.pixels.background import Scan, Sky, Sources
+from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
+from hpcqa.pixels.scan import Scan
+from hpcqa.pixels.sky import Sky
 from hpcqa.pixels.stars import (
     DIP,
     E1,

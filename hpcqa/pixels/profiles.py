@@ -13,9 +13,11 @@ import numpy as np
 import scipy.fft
 
 from hpcqa.instruments.base import Region
-from hpcqa.pixels.background import Scan, Sky, Sources, sky
+from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
 from hpcqa.pixels.kernels import kernel
+from hpcqa.pixels.scan import Scan
+from hpcqa.pixels.sky import Sky, sky
 
 STRIP = 16  # working pixels on each side of an amplifier boundary
 CHUNKS = 8  # pieces that a step or an edge is measured in; their median counts

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcqa.pixels.background import Scan, Sources
+from hpcqa.pixels.background import Sources
 from hpcqa.pixels.kernels import kernel
+from hpcqa.pixels.scan import Scan
 
 PEAK_SIGMA = 5.0
 MOST_PEAKS = 20000

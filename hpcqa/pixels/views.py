@@ -8,11 +8,13 @@ import numpy as np
 
 from hpcqa.config import ViewsConfig
 from hpcqa.pixels import cutouts
-from hpcqa.pixels.background import find_sources, scan, sky
+from hpcqa.pixels.background import find_sources
 from hpcqa.pixels.failures import BIT
 from hpcqa.pixels.kernels import kernel
 from hpcqa.pixels.measure import Facts, Found, expected_noise, measure, pack, split_column
 from hpcqa.pixels.profiles import reference_level
+from hpcqa.pixels.scan import scan
+from hpcqa.pixels.sky import sky
 from hpcqa.pixels.stars import find_peaks, measure_stars
 
 

@@ -6,35 +6,37 @@ from pixels_images import make_image
 from scipy import ndimage
 
 from hpcqa.pixels import background as bg
+from hpcqa.pixels.scan import scan, working_step
+from hpcqa.pixels.sky import sky
 
 NO_MASK = np.zeros((512, 256), bool)
 
 
 def scanned(image, masked=None, **changes):
     masked = np.zeros(image.shape, bool) if masked is None else masked
-    found = bg.sky(image, masked)
+    found = sky(image, masked)
     facts = {"level": found.level, "noise": found.noise, "split": image.shape[1] // 2, "saturation": 4e4} | changes
-    return bg.scan(image, masked, **facts)
+    return scan(image, masked, **facts)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_sky_and_noise_of_pure_noise(seed):
     image = (300 + 9 * np.random.default_rng(seed).standard_normal((1024, 512))).astype(np.float32)
-    found = bg.sky(image, np.zeros(image.shape, bool))
+    found = sky(image, np.zeros(image.shape, bool))
     assert found.level == pytest.approx(300, abs=0.02 * 9)
     assert found.noise == pytest.approx(9, rel=0.02)
     assert found.spread == pytest.approx(9, rel=0.03)
 
 
 def test_stars_hardly_move_the_sky():
-    found = bg.sky(make_image(stars=150), NO_MASK)
+    found = sky(make_image(stars=150), NO_MASK)
     assert found.level == pytest.approx(400, abs=1.0)
     assert found.noise == pytest.approx(np.sqrt(100 + 49 / 16), rel=0.05)
 
 
 def test_noise_is_blind_to_a_gradient_and_the_spread_sees_it():
     image = make_image(stars=0) + np.linspace(0, 100, 256, dtype=np.float32)
-    found = bg.sky(image, NO_MASK)
+    found = sky(image, NO_MASK)
     assert found.noise == pytest.approx(10.15, rel=0.03)
     assert found.spread > 2 * found.noise
 
@@ -43,17 +45,17 @@ def test_masked_and_missing_pixels_do_not_count():
     image, masked = make_image(stars=0), NO_MASK.copy()
     image[:100], image[100:200] = np.nan, 1e9
     masked[100:200] = True
-    assert bg.sky(image, masked).level == pytest.approx(400, abs=0.5)
+    assert sky(image, masked).level == pytest.approx(400, abs=0.5)
 
 
 def test_nothing_valid_gives_no_sky():
-    found = bg.sky(make_image(), ~NO_MASK)
+    found = sky(make_image(), ~NO_MASK)
     assert found.num == 0
     assert np.isnan(found.level)
 
 
 def test_constant_image_has_level_and_no_noise():
-    found = bg.sky(np.full((64, 64), 5, np.float32), np.zeros((64, 64), bool))
+    found = sky(np.full((64, 64), 5, np.float32), np.zeros((64, 64), bool))
     assert (found.level, found.noise, found.spread) == (5, 0, 0)
 
 
@@ -63,7 +65,7 @@ def test_scan_counts_and_means_any_shape(rows, cols, seed):
     image = rng.normal(100, 5, (rows, cols)).astype(np.float32)
     masked = rng.random((rows, cols)) < 0.1
     image[rng.random((rows, cols)) < 0.1] = np.nan
-    found = bg.scan(image, masked, level=100.0, noise=5.0, split=cols // 3, saturation=112.0)
+    found = scan(image, masked, level=100.0, noise=5.0, split=cols // 3, saturation=112.0)
     good = np.isfinite(image) & ~masked
     assert found.count.sum() == good.sum()
     np.testing.assert_allclose(found.mean[good], image[good], rtol=1e-5)
@@ -78,7 +80,7 @@ def test_scan_counts_and_means_any_shape(rows, cols, seed):
 def test_scan_bins_large_images(shape):
     image = np.random.default_rng(1).normal(50, 3, shape).astype(np.float32)
     found = scanned(image)
-    step = bg.working_step(shape)
+    step = working_step(shape)
     assert found.step == step > 1
     assert found.mean.shape == (-(-shape[0] // step), -(-shape[1] // step))
     assert found.count.sum() == image.size

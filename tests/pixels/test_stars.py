@@ -4,6 +4,8 @@ from pixels_images import make_image
 
 from hpcqa.pixels import background as bg
 from hpcqa.pixels import layout, stars
+from hpcqa.pixels.scan import scan
+from hpcqa.pixels.sky import sky
 
 
 def stamp(function, half=30):
@@ -21,12 +23,12 @@ def gaussian(sigma, e1=0.0, e2=0.0):
 
 def find(image, masked=None, saturation=4e4):
     masked = np.zeros(image.shape, bool) if masked is None else masked
-    sky = bg.sky(image, masked)
-    scanned = bg.scan(image, masked, level=sky.level, noise=sky.noise, split=0, saturation=saturation)
-    sources = bg.find_sources(scanned, level=sky.level)
+    whole = sky(image, masked)
+    scanned = scan(image, masked, level=whole.level, noise=whole.noise, split=0, saturation=saturation)
+    sources = bg.find_sources(scanned, level=whole.level)
     peaks = stars.find_peaks(scanned, sources)
     found = stars.measure_stars(
-        image, masked, peaks, sources, noise=sky.noise, saturation=saturation, step=scanned.step
+        image, masked, peaks, sources, noise=whole.noise, saturation=saturation, step=scanned.step
     )
     return found, peaks, sources
 
