@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -72,7 +73,10 @@ def dispatch(words: list[str]) -> int:
         "status": status_command,
         "logs": logs_command,
         "cancel": cancel_command,
+        "estimate": estimate_command,
+        "sweep-table": sweep_table_command,
         "votes": votes_command,
+        "compare": compare_command,
         "verify": verify_command,
         "show": show_command,
         "import-weights": import_weights_command,
@@ -210,6 +214,57 @@ def cancel_command(words: list[str]) -> int:
     return 0
 
 
+def estimate_command(words: list[str]) -> int:
+    """`hpcqa estimate [settings] [exposures=N] [ccds=N] [labelled=N] [like=RUN] [--json]`."""
+    own = {"exposures": "", "ccds": "", "labelled": "", "like": ""}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in own:
+            own[key] = value
+    switches = [word for word in words if word.startswith("-")]
+    if set(switches) - {"--json"}:
+        raise ConfigError(f"{switches[0]}: no such switch; `hpcqa estimate` has --json.")
+    given = {key: positive(key, value) for key, value in own.items() if value and key != "like"}
+    from hpcqa import compose
+    from hpcqa.artifacts.folder import RunFolder
+    from hpcqa.config.frozen import base_runs
+
+    overrides = [word for word in words if word not in switches and word.partition("=")[0] not in own]
+    config = compose.compose(compose.remembered(overrides))
+    from hpcqa.launch import estimate
+
+    rates = estimate.shipped_rates()
+    if own["like"]:
+        rates = estimate.rates_of(Path(own["like"]).expanduser().absolute(), rates)
+    counts = estimate.counts_of(config, RunFolder(Path(config.run), base_runs(config)), given)
+    found = estimate.estimate(config, counts, rates)
+    print(estimate.as_json(found) if switches else estimate.text(found))
+    return 0
+
+
+def positive(key: str, value: str) -> int:
+    """A number of a command line; ConfigError if it is none."""
+    if not value.isdigit() or int(value) == 0:
+        raise ConfigError(f"{key}={value}: expected a whole number from 1.")
+    return int(value)
+
+
+def sweep_table_command(words: list[str]) -> int:
+    """`hpcqa sweep-table DIR [best=METRIC] [out=DIR]`."""
+    values = dict(word.split("=", 1) for word in words if "=" in word)
+    unknown = sorted(set(values) - {"best", "out"})
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: no such setting; `hpcqa sweep-table DIR` has best=METRIC and out=DIR.")
+    folder = Path(one_word([word for word in words if "=" not in word], "a folder of runs"))
+    from hpcqa.launch import sweep
+
+    table = sweep.collect(folder.expanduser(), values.get("best", ""))
+    print(sweep.text(table))
+    for path in sweep.write(table, Path(values.get("out", str(folder))).expanduser()):
+        print(path)
+    return 0
+
+
 def votes_command(words: list[str]) -> int:
     """`hpcqa votes FILE...`: how far reviewers agree; each file is named after its reviewer."""
     from hpcqa.report.votes import read_votes, tally, tally_text
@@ -224,6 +279,21 @@ def votes_command(words: list[str]) -> int:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{word}: cannot be read ({error}).") from None
     print(tally_text(tally(votes)))
+    return 0
+
+
+def compare_command(words: list[str]) -> int:
+    """`hpcqa compare RUN_A RUN_B [--json] [out=FILE.csv|FILE.parquet]`: what was decided otherwise, and why."""
+    values = dict(word.split("=", 1) for word in words if word.startswith("out="))
+    runs = [word for word in words if not word.startswith(("out=", "--"))]
+    if len(runs) != 2 or set(words) - set(runs) - {"--json", f"out={values.get('out')}"}:
+        raise ConfigError("expected two run folders, as in `hpcqa compare runs/dr10 runs/dr11 out=changes.csv`.")
+    from hpcqa.report import compare
+
+    found = compare.compare_runs(run_folder(runs[0]), run_folder(runs[1]))
+    if "out" in values:
+        compare.write(found, Path(values["out"]).absolute())
+    print(json.dumps(compare.as_plain(found), indent=1) if "--json" in words else compare.as_text(found))
     return 0
 
 

@@ -65,6 +65,11 @@ def test_cfg_job_shows_the_composed_configuration(tmp_path):
         (["status", "nowhere"], 2, "run.yaml: not found"),
         (["verify", "nowhere"], 2, "run.yaml: not found"),
         (["show", "abc"], 2, "abc: expected an exposure number"),
+        (["estimate"], 2, "how large is the survey"),
+        (["estimate", "exposures=none"], 2, "exposures=none: expected a whole number"),
+        (["estimate", "--quick"], 2, "--quick: no such switch"),
+        (["sweep-table", "nowhere"], 3, "nowhere: no runs of a sweep"),
+        (["sweep-table", "a", "by=b"], 2, "by: no such setting"),
         (["import-weights", "x"], 2, "expected a file of weights"),
     ],
 )

@@ -23,7 +23,7 @@ from hpcqa import __version__
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.config import frozen
 from hpcqa.errors import EnvironmentProblem, HpcqaError, InternalError
-from hpcqa.launch import failures
+from hpcqa.launch import costs, failures
 from hpcqa.launch.requeue import requeue
 from hpcqa.observe import start_logging
 from hpcqa.parallel import preemption
@@ -67,7 +67,8 @@ def run_rank(run: Path, name: str, part: int = 0, parts: int = 1, entry: Stage |
         ranks = split(ranks_of(chosen, os.environ), part, parts)
         failures.clear(logs, name, ranks.rank)
         prepare(chosen, ranks, logs)
-        chosen.load()(config, RunFolder(run, frozen.base_runs(config)), ranks)
+        with costs.measured(logs, name, ranks):
+            chosen.load()(config, RunFolder(run, frozen.base_runs(config)), ranks)
         preemption.ignore()
     except KeyboardInterrupt:
         return 130

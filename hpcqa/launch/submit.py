@@ -14,7 +14,7 @@ from hpcqa import observe
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.config import Config
 from hpcqa.errors import EnvironmentProblem
-from hpcqa.launch import batch, failures, jobs
+from hpcqa.launch import batch, costs, failures, jobs
 from hpcqa.launch.job import run_submitted
 from hpcqa.launch.local import STALE_PREFIXES, run_local
 from hpcqa.launch.snapshot import CODE_FOLDER, digest, snapshot
@@ -37,7 +37,8 @@ def run_stage(config: Config, folder: RunFolder, stage: Stage) -> None:
         run_local(folder.path, stage, config.launch.tasks)
     else:
         failures.clear(folder.output("logs"), stage.name)
-        with observe.logged_to(folder.output("logs") / f"{stage.name}-0.log"):
+        logs = folder.output("logs")
+        with observe.logged_to(logs / f"{stage.name}-0.log"), costs.measured(logs, stage.name, Ranks()):
             stage.load()(config, folder, Ranks())
 
 
