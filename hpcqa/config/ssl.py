@@ -92,6 +92,12 @@ class SslConfig:
     )
     defects_left_out: list[str] = setting([], "Kinds of defects that are not injected (an ablation).")
     # The run.
+    parallel: str = setting(
+        "ddp",
+        "How ranks share the work: ddp, each holds the whole network; fsdp, each holds a share of it (large sizes).",
+        choices=("ddp", "fsdp"),
+        output=False,
+    )
     checkpoint_every: int = setting(100, "Steps between checkpoints.", low=1, output=False)
     keep: int = setting(2, "Last checkpoints kept; the best one is kept beside them.", low=1, output=False)
     export: str = setting("last", "Which network becomes the backbone.", choices=("last", "best"))

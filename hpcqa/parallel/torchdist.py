@@ -1,4 +1,4 @@
-"""The only user of torch.distributed beside the checkpoints: collectives by name, and wrapping of models.
+"""The only user of torch.distributed beside the checkpoints: collectives by name, wrapping and sharding of models.
 
 `World` is this process among its peers. With one process every operation is the identity and nothing is initialised.
 All ranks must call the same operations in the same order; what steers control flow goes through `any_of`.
@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather as differentiable_all_gather
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcqa.errors import ConfigError, EnvironmentProblem
@@ -58,7 +61,7 @@ class World:
         dist.all_reduce(counts)
         lengths = counts.tolist()
         padded = torch.cat([x, x.new_zeros(max(lengths) - len(x), *x.shape[1:])])
-        pieces: tuple[Tensor, ...] = differentiable_all_gather(padded)  # type: ignore[no-untyped-call]
+        pieces: Tensor = _Gathered.apply(padded, self.size)  # type: ignore[no-untyped-call]
         rows = torch.cat([piece[:length] for piece, length in zip(pieces, lengths, strict=True)])
         return rows, sum(lengths[: self.rank])
 
@@ -89,11 +92,80 @@ class World:
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
 
+    def shard(self, module: nn.Module, units: Iterable[nn.Module], *, bf16: bool, methods: Sequence[str] = ()) -> None:
+        """Spread parameters, gradients and what an optimizer keeps of them over the ranks (FSDP2), in place.
+
+        Each unit is gathered for its own computation and let go after it; the rest of the module is one more unit.
+
+        Args:
+            bf16: gather and compute in bfloat16; the shards, and the sums of gradients, stay float32.
+            methods: names of methods of the module that compute, beside forward.
+        """
+        if self.size == 1:
+            return
+        # Nothing is changed in place that a module returned.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+        # What flows between the units stays as autocast left it: only parameters are cast.
+        low = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if bf16 else {}
+        settings: dict[str, Any] = {"mp_policy": MixedPrecisionPolicy(**low, cast_forward_inputs=False)}
+        settings["mesh"] = init_device_mesh(self.device.type, (self.size,))
+        for unit in units:
+            fully_shard(unit, **settings)
+        # Also the module itself is let go after its forward: a teacher has no backward that would do it.
+        fully_shard(module, reshard_after_forward=True, **settings)
+        for method in methods:
+            register_fsdp_forward_method(module, method)
+
     def without_sync(self, module: nn.Module) -> contextlib.AbstractContextManager[Any]:
-        """Gradients stay on their rank inside (all but the last piece of an accumulated step)."""
+        """Gradients stay on their rank inside (all but the last piece of an accumulated step).
+
+        Sharded modules reduce every piece all the same: whole gradients would not fit beside what is sharded.
+        """
         if isinstance(module, DistributedDataParallel):
             return module.no_sync()
         return contextlib.nullcontext()
+
+
+class _Gathered(torch.autograd.Function):
+    """Every rank's tensor, stacked; the gradient that any rank has for a piece goes back to whose it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: int) -> Tensor:
+        pieces = [torch.empty_like(x) for _ in range(size)]
+        dist.all_gather(pieces, x.contiguous())
+        return torch.stack(pieces)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()], None
+
+
+def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The parts of tensors that this rank holds: of sharded ones its shard, of others all."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def is_sharded(module: nn.Module) -> bool:
+    return isinstance(module, FSDPModule)
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sharded tensors gathered on every rank, one after the other; all ranks call this together."""
+    return {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in tensors.items()}
+
+
+def clipped(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Scale gradients down so that the norm of all of them, over all shards, is at most `limit`; the norm before."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    # Local shards: a whole norm and a sharded gradient do not multiply.
+    torch._foreach_mul_(local(gradients), (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def pick_device(wanted: str, local_rank: int) -> torch.device:

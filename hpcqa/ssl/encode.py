@@ -14,10 +14,14 @@ from hpcqa.ssl.vit import Architecture, Tokens, VisionTransformer
 POOLS = ("cls", "mean", "std")
 
 
+def lowers(device: torch.device, precision: str) -> bool:
+    """Whether to compute in bfloat16: where it is asked for, or on a GPU by "auto"."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda")
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 where it is asked for, or on a GPU by "auto"; otherwise float32."""
-    wanted = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+    """bfloat16 where `lowers` says so, otherwise float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=lowers(device, precision))
 
 
 def as_images(values: np.ndarray | Tensor, device: torch.device) -> Tensor:

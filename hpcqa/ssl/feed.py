@@ -16,7 +16,7 @@ import numpy as np
 
 from hpcqa.config import Config
 from hpcqa.errors import ConfigError, DataError, HpcqaError
-from hpcqa.pixels.dataset import rows_at
+from hpcqa.pixels.order import Order
 from hpcqa.streams import stream, stream_seed
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ class Feed:
         self.rank, self.world_size = rank, world_size
         self.good = np.flatnonzero(np.asarray(cutouts.failed) == 0)
         self.counts = self._counts()
+        self._orders = {view: self._order(view, count) for view, count in self.counts.items()}
         self._sibling = _siblings(np.asarray(cutouts.expnum)[self.good])
         self.scale = NumberScale(cutouts.numbers(self._some(self.good, 20000)))
 
@@ -130,6 +131,13 @@ class Feed:
                 )
         return counts
 
+    def _order(self, view: str, count: int) -> Order:
+        """The order of a view's images; exposures, which are long pieces by themselves, are shuffled one by one."""
+        seed, piece = stream_seed(self.config.seed, "order", view), max(1, count // self.config.ssl.accumulate)
+        if view == "focal_plane":
+            return Order(len(self.cutouts.exposures), seed, piece, block=1)
+        return Order(len(self.good), seed, piece)
+
     @staticmethod
     def _some(rows: np.ndarray, count: int) -> np.ndarray:
         return rows if len(rows) <= count else np.sort(stream(0, "some").choice(rows, count, replace=False))
@@ -155,15 +163,9 @@ class Feed:
     def _piece(self, step: int, number: int, num_pieces: int) -> dict[str, ViewImages]:
         result = {}
         for view, count in self.counts.items():
-            num = len(self.cutouts.exposures) if view == "focal_plane" else len(self.good)
             first, last = (count * part // num_pieces for part in (number, number + 1))
-            mine = rows_at(
-                step * count + first,
-                last - first,
-                num=num,
-                seed=stream_seed(self.config.seed, "order", view),
-                rank=self.rank,
-                world_size=self.world_size,
+            mine = self._orders[view].rows(
+                step * count + first, last - first, rank=self.rank, world_size=self.world_size
             )
             result[view] = (
                 self._exposures(mine, count) if view == "focal_plane" else self._ccds(view, mine, count, step)

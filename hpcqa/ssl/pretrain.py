@@ -102,7 +102,7 @@ def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, par
         "images": state.counters.images,
         "metrics": journal.latest if journal else {},
     }
-    _export(folder, world, exported(state.teacher), card)
+    _export(folder, world, state.teacher.backbone(), card)
 
 
 def too_few(cutouts: Cutouts) -> str:
@@ -130,11 +130,12 @@ def knn_check(config: Config, folder: RunFolder, cutouts: Cutouts, world: World)
 
     def check(step: int, teacher: Teacher) -> dict[str, float]:
         found: dict[str, float] = {}
+        network = teacher.backbone()
         if online is not None:
             if not controls:
                 start = build(config.model, config.views, kinds_of(config), seed=config.seed).to(world.device)
                 controls.update(online.controls(start.eval()))
-            found = {**online.check(exported(teacher)), **controls}
+            found = {**online.check(network), **controls}
             logger.info("pretrain: step %d, %s", step, ", ".join(f"{name} {ap:.3f}" for name, ap in found.items()))
         shared: dict[str, float] = world.share(found)
         return shared
@@ -148,11 +149,6 @@ def starting_network(config: Config) -> VisionTransformer:
     if config.ssl.init_from:
         weights.initialise(network, Path(config.ssl.init_from))
     return network
-
-
-def exported(teacher: Teacher) -> VisionTransformer:
-    """The teacher's backbone, which is what is used after training."""
-    return teacher.network.backbone
 
 
 def _export(folder: RunFolder, world: World, network: VisionTransformer, card: dict[str, Any]) -> None:

@@ -8,28 +8,34 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from hpcqa.config import SslConfig
-from hpcqa.parallel.torchdist import World
-from hpcqa.ssl import losses
+from hpcqa.parallel.torchdist import World, is_sharded, local, whole
+from hpcqa.ssl import draws, losses
 from hpcqa.ssl.defects import Injected
 from hpcqa.ssl.schedules import Point
 from hpcqa.ssl.views import Crops
-from hpcqa.ssl.vit import VisionTransformer
+from hpcqa.ssl.vit import VisionTransformer, from_architecture
+
+# Purposes of the images' keys in stochastic depth; below them are those of the views' crops (trainer.py, views.py).
+INJECTED, LARGE, SMALL = 20000, 20001, 20003
 
 
 @dataclass
 class Task:
     """What the networks are asked about one view in one step. `total` counts the images of all ranks.
 
-    Each of `crops`, `injected` and `numbers` (float32 (B, F), NaN unknown) is None where the view has not that task.
+    `keys`, int64 (B,), are the images' random keys in this step. Each of `crops`, `injected` and `numbers` (float32
+    (B, F), NaN unknown) is None where the view has not that task.
     """
 
     total: int
+    keys: Tensor
     crops: Crops | None
     injected: Injected | None
     numbers: Tensor | None
@@ -73,15 +79,17 @@ class NumberHead(nn.Module):
         return out
 
 
-@dataclass
-class Answers:
-    """What a network says about one view: scores of crops (global first), features, patches, defects, numbers."""
+class Answers(NamedTuple):
+    """What a network says about one view: scores of crops (global first), features, patches, defects, numbers.
+
+    A tuple, not a dataclass, because sharding looks into tuples for the tensors that its backward hooks hang on.
+    """
 
     crops: list[Tensor]
-    features: Tensor | None
-    patches: Tensor | None
-    defects: tuple[Tensor, Tensor] | None
-    numbers: Tensor | None
+    features: Tensor | None = None
+    patches: Tensor | None = None
+    defects: tuple[Tensor, Tensor] | None = None
+    numbers: Tensor | None = None
 
 
 class Learner(nn.Module):
@@ -117,28 +125,27 @@ class Learner(nn.Module):
         return {view: self._view(view, task) for view, task in tasks.items()}
 
     def _view(self, view: str, task: Task) -> Answers:
-        answers = Answers([], None, None, None, None)
-        if task.crops is not None:
-            self._answer_crops(view, task.crops, answers)
+        answers = Answers([]) if task.crops is None else self._answer_crops(view, task.crops, task.keys)
         if task.injected is not None:
-            tokens = self.backbone(task.injected.images, view)
-            answers.defects = self.backbone.defects[view](tokens)
+            tokens = self.backbone(task.injected.images, view, keys=draws.derived(task.keys, INJECTED))
+            answers = answers._replace(defects=self.backbone.defects[view](tokens))
             if task.numbers is not None:
-                answers.numbers = self.numbers[view](tokens.cls, tokens.patches)
+                answers = answers._replace(numbers=self.numbers[view](tokens.cls, tokens.patches))
         return answers
 
-    def _answer_crops(self, view: str, crops: Crops, answers: Answers) -> None:
+    def _answer_crops(self, view: str, crops: Crops, keys: Tensor) -> Answers:
         batch = crops.large.shape[1]
         masked = crops.masked.flatten(0, 1) if self.uses_ibot else None
-        large = self.backbone(crops.large.flatten(0, 1), view, masked)
-        answers.features = large.cls[:batch]
+        large = self.backbone(crops.large.flatten(0, 1), view, masked, _keys_of(keys, LARGE, 2))
+        scores: list[Tensor] = []
         if self.uses_dino and self.head is not None:
-            answers.crops = list(self.head(large.cls).view(2, batch, -1))
+            cls = large.cls
             if len(crops.small):
-                small = self.backbone(crops.small.flatten(0, 1), view)
-                answers.crops += list(self.head(small.cls).view(len(crops.small), batch, -1))
-        if masked is not None:
-            answers.patches = self.head_for_patches()(large.patches[masked])
+                small_keys = _keys_of(keys, SMALL, len(crops.small))
+                cls = torch.cat([cls, self.backbone(crops.small.flatten(0, 1), view, keys=small_keys).cls])
+            scores = list(self.head(cls).view(2 + len(crops.small), batch, -1))
+        patches = None if masked is None else self.head_for_patches()(large.patches[masked])
+        return Answers(scores, large.cls[:batch], patches)
 
     @torch.no_grad()
     def teach(self, view: str, crops: Crops) -> Answers:
@@ -147,7 +154,12 @@ class Learner(nn.Module):
         tokens = self.backbone(crops.large.flatten(0, 1), view)
         scores = list(self.head(tokens.cls).view(2, batch, -1)) if self.uses_dino and self.head is not None else []
         patches = self.head_for_patches()(tokens.patches[crops.masked.flatten(0, 1)]) if self.uses_ibot else None
-        return Answers(scores, tokens.cls, patches, None, None)
+        return Answers(scores, tokens.cls, patches)
+
+
+def _keys_of(keys: Tensor, purpose: int, crops: int) -> Tensor:
+    """Keys (crops * B,) for stochastic depth, crop by crop."""
+    return torch.cat([draws.derived(keys, purpose + number) for number in range(crops)])
 
 
 class Teacher:
@@ -165,9 +177,18 @@ class Teacher:
 
     @torch.no_grad()
     def follow(self, student: Learner, momentum: float) -> None:
-        """Move towards the student. Source: arXiv:2104.14294 section 3.1."""
-        own = [parameter.data for parameter in self.network.parameters()]
-        torch._foreach_lerp_(own, [parameter.data for parameter in student.parameters()], 1 - momentum)
+        """Move towards the student, which is sharded as the teacher is. Source: arXiv:2104.14294 section 3.1."""
+        own, theirs = (local(p.detach() for p in network.parameters()) for network in (self.network, student))
+        torch._foreach_lerp_(own, theirs, 1 - momentum)
+
+    def backbone(self) -> VisionTransformer:
+        """The whole backbone, on every rank; all ranks call this together."""
+        if not is_sharded(self.network):
+            return self.network.backbone
+        sharded = self.network.backbone
+        gathered = from_architecture(sharded.architecture, seed=0)
+        gathered.load_state_dict(whole(sharded.state_dict()))
+        return gathered.to(next(iter(local(sharded.parameters()))).device).eval()
 
     def targets(self, kind: str, scores: Tensor, temperature: float, world: World) -> Tensor:
         """Balanced targets (M, K) of teacher scores (M, K)."""

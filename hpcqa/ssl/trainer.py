@@ -15,11 +15,11 @@ from hpcqa.errors import DataError
 from hpcqa.observe import Tracker
 from hpcqa.parallel import preemption
 from hpcqa.parallel.preemption import Preempted
-from hpcqa.parallel.torchdist import World
+from hpcqa.parallel.torchdist import World, clipped
 from hpcqa.ssl import draws, monitor, schedules, views
 from hpcqa.ssl.checkpoint import Checkpoints, TrainState
 from hpcqa.ssl.defects import BANK, DefectTask, kinds_of, softening_of
-from hpcqa.ssl.encode import as_images, autocast
+from hpcqa.ssl.encode import as_images, autocast, lowers
 from hpcqa.ssl.feed import Feed, StepImages, ViewImages
 from hpcqa.ssl.student_teacher import Learner, Targets, Task, Teacher, parameter_groups, targets_of, terms_of
 from hpcqa.ssl.vit import VisionTransformer
@@ -39,6 +39,10 @@ def fresh_state(backbone: VisionTransformer, config: Config, feed: Feed, world: 
         student = Learner(backbone, ssl, {view: len(feed.cutouts.number_names) for view in numbered})
     student.to(world.device).train()
     teacher = Teacher(student).to(world.device)
+    if ssl.parallel == "fsdp":
+        low = lowers(world.device, ssl.precision)
+        for network in (student, teacher.network):
+            world.shard(network, network.backbone.blocks, bf16=low, methods=["teach"])
     groups = parameter_groups(student, ssl.layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=ssl.lr, betas=(0.9, 0.999), fused=True)
     return TrainState(student, teacher, optimizer)
@@ -82,7 +86,7 @@ class Tasks:
                 # An injected defect changes what would be measured.
                 clean = injected.kinds.sum(1, keepdim=True) == 0
                 numbers = torch.from_numpy(part.numbers).to(self.device).masked_fill(~clean, float("nan"))
-        return Task(part.total, crops, injected, numbers)
+        return Task(part.total, keys, crops, injected, numbers)
 
 
 class Trainer:
@@ -103,7 +107,7 @@ class Trainer:
         self.config, self.feed, self.state, self.world = config, feed, state, world
         self.checkpoints, self.write, self.check = checkpoints, write or (lambda line: None), check
         self.tasks = Tasks(config, feed, state.student.backbone, world.device)
-        self.runner: nn.Module = world.replicate(state.student)
+        self.runner: nn.Module = state.student if config.ssl.parallel == "fsdp" else world.replicate(state.student)
         self._times = {"data": 0.0, "step": 0.0, "images": 0.0}
 
     def run(self) -> None:
@@ -169,7 +173,6 @@ class Trainer:
         """One step, or none if any rank's data or losses are bad; the metrics of the step."""
         ssl, state = self.config.ssl, self.state
         point = schedules.at(ssl, images.step)
-        torch.manual_seed(stream_seed(self.config.seed, "step", images.step, self.world.rank))
         state.optimizer.zero_grad(set_to_none=True)
         (unread,) = self.world.any_of([images.problem is not None])
         if unread:
@@ -183,7 +186,7 @@ class Trainer:
             for name, value in found.items():
                 terms[name] = terms.get(name, torch.zeros((), device=value.device)) + value.detach()
         values = torch.stack(list(terms.values()))
-        norm = self._gradient_norm()
+        norm = clipped(state.student.parameters(), ssl.clip or float("inf"))
         (bad,) = self.world.any_of([not bool(torch.isfinite(values).all() & torch.isfinite(norm))])
         if bad:
             self._skip(images, "a loss that is not finite")
@@ -212,11 +215,6 @@ class Trainer:
             total.backward()  # type: ignore[no-untyped-call]
         due = (step + 1) % ssl.log_every == 0 and is_last
         return terms, _collapse(targets, {view: answer.features for view, answer in answers.items()}) if due else {}
-
-    def _gradient_norm(self) -> Tensor:
-        parameters = [parameter for parameter in self.state.student.parameters() if parameter.grad is not None]
-        limit = self.config.ssl.clip or float("inf")
-        return nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
 
     def _update(self, point: schedules.Point) -> None:
         state = self.state

@@ -7,7 +7,7 @@ its own patch size, its own positions, and an offset of the CLS token that says 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hpcqa.config import ModelConfig, ViewsConfig
 from hpcqa.errors import ConfigError, DataError
+from hpcqa.ssl import draws
 
 # dim, depth, heads, feed-forward; "swiglu" is what the published giant uses.
 SIZES: dict[str, tuple[int, int, int, str]] = {
@@ -181,19 +182,21 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-def drop_path(x: Tensor, probability: float, training: bool) -> Tensor:
-    """Leave the branch out for whole images, keeping its mean (Huang et al. 2016, arXiv:1603.09382)."""
-    if not training or probability == 0.0:
-        return x
-    kept = torch.rand(len(x), 1, 1, device=x.device) >= probability
-    return x * (kept.to(x.dtype) / (1 - probability))
+def depth_factors(keys: Tensor, drops: Sequence[float]) -> Tensor:
+    """What the two branches of each block are multiplied with for stochastic depth: float32 (depth, 2, B, 1, 1).
+
+    A branch is left out for whole images, keeping its mean (Huang et al. 2016, arXiv:1603.09382). The images' keys
+    decide, so that the same branches are left out on any number of ranks.
+    """
+    drop = torch.tensor(drops, device=keys.device)[:, None, None]
+    u = draws.uniform(keys, 2 * len(drops)).T.reshape(len(drops), 2, -1)
+    return ((u >= drop).float() / (1 - drop))[..., None, None]
 
 
 class Block(nn.Module):
-    def __init__(self, architecture: Architecture, drop: float) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         dim = architecture.dim
-        self.drop = drop
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = Attention(dim, architecture.heads)
         self.ls1 = LayerScale(dim, architecture.layer_scale)
@@ -201,9 +204,15 @@ class Block(nn.Module):
         self.mlp = SwiGlu(dim) if architecture.ffn == "swiglu" else Mlp(dim)
         self.ls2 = LayerScale(dim, architecture.layer_scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + drop_path(self.ls1(self.attn(self.norm1(x))), self.drop, self.training)
-        return x + drop_path(self.ls2(self.mlp(self.norm2(x))), self.drop, self.training)
+    def forward(self, x: Tensor, factors: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, D); `factors` (2, B, 1, 1) of the branches, None for 1."""
+        if factors is None:
+            x = x + self.ls1(self.attn(self.norm1(x)))
+            out: Tensor = x + self.ls2(self.mlp(self.norm2(x)))
+        else:
+            x = x + factors[0] * self.ls1(self.attn(self.norm1(x)))
+            out = x + factors[1] * self.ls2(self.mlp(self.norm2(x)))
+        return out
 
 
 class DefectHead(nn.Module):
@@ -246,8 +255,8 @@ class VisionTransformer(nn.Module):
                 for name, shape in sorted(architecture.stems.items())
             }
         )
-        drops = [architecture.drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(architecture, drop) for drop in drops)
+        self.drops = [architecture.drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(architecture) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.defects = nn.ModuleDict(
             {name: DefectHead(dim, len(kinds)) for name, kinds in sorted(architecture.defects.items())}
@@ -265,12 +274,13 @@ class VisionTransformer(nn.Module):
             for block in self.blocks:
                 block.compile()
 
-    def forward(self, images: Tensor, view: str, masked: Tensor | None = None) -> Tokens:
+    def forward(self, images: Tensor, view: str, masked: Tensor | None = None, keys: Tensor | None = None) -> Tokens:
         """Tokens of images.
 
         Args:
             images: (B, C, H, W), sides divisible by the view's patch.
             masked: bool (B, N), patches whose content is replaced by the mask token.
+            keys: int64 (B,), random keys that stochastic depth goes by; None: nothing is left out.
 
         Raises:
             DataError: the images' channels or size do not fit the network.
@@ -285,11 +295,12 @@ class VisionTransformer(nn.Module):
         batch = len(images)
         cls = (self.cls_token + stem.cls).expand(batch, -1, -1)
         x = torch.cat([cls, self.register_tokens.expand(batch, -1, -1), patches], dim=1)
-        for block in self.blocks:
+        factors = [None] * len(self.blocks) if keys is None or not any(self.drops) else depth_factors(keys, self.drops)
+        for block, own in zip(self.blocks, factors, strict=True):
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, own, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, own)
         x = self.norm(x)
         return Tokens(x[:, 0], x[:, 1 + self.architecture.registers :], grid)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -16,11 +17,26 @@ from hpcqa.parallel.torchdist import World, joined
 from hpcqa.ssl import losses, pretrain
 from tests.ssl.fakes import FakeCutouts, small_config
 
-SETTINGS = {"steps": 3, "batch": 16, "positives": "exposure", "log_every": 1}
+# Four ranks with two pieces each have one image of a context view in each piece: KoLeo looks over all ranks.
+SETTINGS = {"steps": 3, "batch": 16, "mix": [0.5, 1.0, 0.5, 0.5], "positives": "exposure", "log_every": 1}
+TWO_PIECES = {"accumulate": 2, "centring": "softmax", "clip": 0.3, "shared_head": False}
 
 
 def train(world: World, folder: Path, **more: object) -> None:
-    pretrain.train(small_config(**{**SETTINGS, **more}), RunFolder(folder), FakeCutouts(), world, {})
+    config = small_config(**{**SETTINGS, **more})
+    model = dataclasses.replace(config.model, drop_path=0.3, activation_checkpointing=more.get("parallel") == "fsdp")
+    pretrain.train(dataclasses.replace(config, model=model), RunFolder(folder), FakeCutouts(), world, {})
+
+
+def train_until_stopped(world: World, folder: Path, **more: object) -> None:
+    """Stop after a step, because one rank alone is asked to."""
+    requested, preemption.requested = preemption.requested, lambda: world.rank == 1
+    try:
+        train(world, folder, **more)
+    except Preempted:
+        (folder / f"preempted-{world.rank}").touch()
+    finally:
+        preemption.requested = requested
 
 
 def measure(world: World, folder: Path) -> None:
@@ -44,14 +60,18 @@ def measure(world: World, folder: Path) -> None:
 
 
 def everything(world: World, folder: Path) -> None:
-    """Measure, train, and stop because one rank alone is asked to: starting processes is what takes time."""
+    """All that two ranks are to do, whole and sharded: starting processes is what takes time."""
     measure(world, folder)
     train(world, folder / "trained")
-    preemption.requested = lambda: world.rank == 1
-    try:
-        train(world, folder / "stopped")
-    except Preempted:
-        (folder / f"preempted-{world.rank}").touch()
+    train(world, folder / "sharded", parallel="fsdp", clip=0.3)
+    train_until_stopped(world, folder / "stopped")
+    train_until_stopped(world, folder / "stopped-sharded", parallel="fsdp", clip=0.3)
+
+
+def of_four(world: World, folder: Path) -> None:
+    """Four ranks, two pieces each; and going on, sharded, from what two whole ranks left."""
+    train(world, folder / "trained", **TWO_PIECES)
+    train(world, folder / "stopped", parallel="fsdp")
 
 
 def main(what: str, folder: Path) -> None:
@@ -60,7 +80,7 @@ def main(what: str, folder: Path) -> None:
         if what == "forever":
             train(world, folder, steps=100000, checkpoint_every=1)
         else:
-            everything(world, folder)
+            {"everything": everything, "four": of_four}[what](world, folder)
 
 
 if __name__ == "__main__":

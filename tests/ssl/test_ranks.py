@@ -1,7 +1,8 @@
-"""Real processes over gloo: the same result on one rank and two, stopping together, SIGKILL at any moment."""
+"""Real processes over gloo: one result on one, two and four ranks, whole and sharded; stopping together, SIGKILL."""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,9 +49,38 @@ def both(tmp_path_factory):
     processes = start("everything", two, 2)
     ranks.measure(ONE, one)
     ranks.train(ONE, one / "trained")
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors[0][-3000:]
+    ranks.train(ONE, one / "sharded", clip=0.3)
+    finish(processes)
     return one, two
+
+
+@pytest.fixture(scope="module")
+def four(both, tmp_path_factory):
+    """The folder of what four ranks made, some of it from a checkpoint of two."""
+    folder = tmp_path_factory.mktemp("four")
+    shutil.copytree(both[1] / "stopped", folder / "stopped")
+    processes = start("four", folder, 4)
+    ranks.train(ONE, both[0] / "pieces", **ranks.TWO_PIECES)
+    finish(processes)
+    return folder
+
+
+def finish(processes: list[subprocess.Popen]) -> None:
+    errors = [process.communicate(timeout=500)[1] for process in processes]
+    assert not any(process.returncode for process in processes), errors[0][-3000:]
+
+
+def assert_same_network(first: Path, second: Path) -> None:
+    one, two = (load_file(path / "backbone.safetensors") for path in (first, second))
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=2e-4), name
+
+
+def assert_same_losses(first: Path, second: Path) -> None:
+    lines = [(path / "metrics.jsonl").read_text().splitlines() for path in (first, second)]
+    for one, two in zip(*(map(json.loads, found) for found in lines), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-3)
+        assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-2)
 
 
 def test_losses_of_uneven_ranks_are_those_of_one(both):
@@ -61,21 +91,37 @@ def test_losses_of_uneven_ranks_are_those_of_one(both):
 
 
 def test_one_and_two_ranks_train_the_same_network(both):
-    first, second = (load_file(path / "trained" / "backbone.safetensors") for path in both)
-    for name in first:
-        assert torch.allclose(first[name], second[name], atol=2e-4), name
-    lines = [(path / "trained" / "metrics.jsonl").read_text().splitlines() for path in both]
-    for one, two in zip(*lines, strict=True):
-        assert json.loads(one)["loss"] == pytest.approx(json.loads(two)["loss"], rel=1e-3)
+    one, two = (path / "trained" for path in both)
+    assert_same_network(one, two)
+    assert_same_losses(one, two)
 
 
-def test_all_ranks_stop_when_one_is_asked_and_another_number_goes_on(both):
+def test_sharded_ranks_train_the_same_network(both):
+    one, two = (path / "sharded" for path in both)
+    assert_same_network(one, two)
+    assert_same_losses(one, two)
+    first = json.loads((one / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["grad_norm"] > 0.3  # clipping had something to do
+
+
+def test_four_ranks_with_two_pieces_each_train_the_same_network(both, four):
+    assert_same_network(both[0] / "pieces", four / "trained")
+    assert_same_losses(both[0] / "pieces", four / "trained")
+
+
+def test_sharded_ranks_go_on_from_whole_ones_of_another_number(both, four):
+    assert_same_network(both[0] / "trained", four / "stopped")
+
+
+def test_all_ranks_stop_when_one_is_asked_and_another_number_goes_on(both, tmp_path):
     one, two = both
-    assert [(two / f"preempted-{rank}").exists() for rank in range(2)] == [True, True]
-    assert list(two.glob("stopped/checkpoints/*/step-00000001/meta.json"))
-    ranks.train(ONE, two / "stopped")
-    stopped, whole = (load_file(path / "backbone.safetensors") for path in (two / "stopped", one / "trained"))
-    assert all(torch.allclose(stopped[name], whole[name], atol=2e-4) for name in whole)
+    for name, more in (("stopped", {}), ("stopped-sharded", {"clip": 0.3})):
+        assert [(two / name / f"preempted-{rank}").exists() for rank in range(2)] == [True, True]
+        assert list((two / name).glob("checkpoints/*/step-00000001/meta.json"))
+        shutil.copytree(two / name, tmp_path / name)
+        ranks.train(ONE, tmp_path / name, **more)
+    assert_same_network(one / "trained", tmp_path / "stopped")
+    assert_same_network(one / "sharded", tmp_path / "stopped-sharded")
 
 
 def test_a_kill_at_any_moment_leaves_a_state_to_go_on_from(tmp_path):

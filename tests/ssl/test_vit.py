@@ -1,11 +1,12 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from hpcqa.config import ModelConfig, ViewsConfig
 from hpcqa.errors import ConfigError, DataError
-from hpcqa.ssl import vit
+from hpcqa.ssl import draws, vit
 from hpcqa.ssl.vit import Architecture, StemShape
 from tests.ssl.reference import hugging_face
 
@@ -68,13 +69,25 @@ def test_checkpointed_activations_give_the_same_gradients():
     assert torch.allclose(*gradients)
 
 
-def test_drop_path_keeps_the_mean_and_rests_in_evaluation():
-    torch.manual_seed(0)
-    x = torch.ones(4000, 1, 1)
-    dropped = vit.drop_path(x, 0.25, True)
-    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
-    assert float(dropped.mean()) == pytest.approx(1, abs=0.05)
-    assert torch.equal(vit.drop_path(x, 0.25, False), x)
+def test_stochastic_depth_keeps_the_mean_and_goes_by_the_images_keys():
+    keys = draws.image_keys(1, "d", 0, np.arange(4000), np.arange(4000))
+    factors = vit.depth_factors(keys, [0.0, 0.25])
+    assert factors.shape == (2, 2, 4000, 1, 1)
+    assert (factors[0] == 1).all()
+    assert factors[1].unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert float(factors[1].mean()) == pytest.approx(1, abs=0.03)
+    assert abs(np.corrcoef(factors[1, :, :, 0, 0].numpy())[0, 1]) < 0.06
+    assert torch.equal(vit.depth_factors(keys[7:9], [0.0, 0.25]), factors[:, :, 7:9])
+
+
+def test_stochastic_depth_leaves_branches_out_only_where_there_are_keys():
+    model = vit.build(ModelConfig(drop_path=0.9, layer_scale=1.0)).train()
+    images, keys = torch.randn(6, 1, 32, 16), torch.arange(6)
+    plain, dropped = model(images, "background").cls, model(images, "background", keys=keys).cls
+    assert torch.equal(model.eval()(images, "background").cls, plain)
+    assert not torch.allclose(plain, dropped)
+    alone = model(images[4:5], "background", keys=keys[4:5]).cls
+    assert torch.allclose(alone, dropped[4:5], atol=1e-5)
 
 
 @pytest.mark.parametrize(
