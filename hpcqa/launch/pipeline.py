@@ -10,9 +10,9 @@ from pathlib import Path
 from hpcqa.artifacts.folder import NAMES, RunFolder
 from hpcqa.artifacts.store import read_json
 from hpcqa.config import Config
-from hpcqa.config.frozen import STAGE_SECTIONS, load, settings_of
+from hpcqa.config.frozen import STAGE_SECTIONS, load, refuse_other_settings, settings_of
 from hpcqa.errors import ConfigError, HpcqaError
-from hpcqa.launch import campaign
+from hpcqa.launch import campaign, progress
 from hpcqa.launch.submit import run_stage
 from hpcqa.stages import STAGES, Stage
 
@@ -37,8 +37,10 @@ def planned(config: Config) -> list[Stage]:
 
 
 def refuse_no_survey(config: Config, name: str) -> None:
-    """ConfigError if a command has nothing to read; asked before anything is written."""
+    """ConfigError if a command has nothing to read or to go on from; asked before anything is written."""
     survey = config.survey
+    if survey.update:
+        refuse_other_settings(config)
     if name in ("run", "manifest") and not (survey.simulated or survey.tables or survey.images):
         raise ConfigError(
             "survey.tables=[]: no survey; name tables (survey.tables=[...]), image directories (survey.images=[...]), "
@@ -56,7 +58,7 @@ def run_all(config: Config, folder: RunFolder) -> Outcome:
     if config.launch.kind == "slurm":
         outcome.sentences += campaign.launch(config, folder, planned(config), whole_flow=True)
         if is_over(config):
-            _conclude(folder, outcome)
+            _conclude(config, folder, outcome)
         return outcome
     lent = {} if config.survey.update else lenders(config, folder)
     for stage in planned(config):
@@ -64,7 +66,7 @@ def run_all(config: Config, folder: RunFolder) -> Outcome:
             logger.info("%s: from %s", stage.name, lent[stage.name])
         else:
             _run(config, folder, stage, outcome)
-    _conclude(folder, outcome)
+    _conclude(config, folder, outcome)
     return outcome
 
 
@@ -77,6 +79,7 @@ def run_one(config: Config, folder: RunFolder, stage: Stage) -> Outcome:
         _run(config, folder, stage, outcome)
     if config.launch.kind == "slurm" and not is_over(config):
         return outcome
+    outcome.objective = objective(folder, stage.name)
     outcome.sentences += [f"{stage.name}: {folder.output(artifact)}" for artifact in stage.writes]
     return outcome
 
@@ -129,11 +132,25 @@ def _run(config: Config, folder: RunFolder, stage: Stage, outcome: Outcome) -> N
     logger.info("%s: finished in %.1f s", stage.name, time.monotonic() - started)
 
 
-def _conclude(folder: RunFolder, outcome: Outcome) -> None:
+def _conclude(config: Config, folder: RunFolder, outcome: Outcome) -> None:
+    from hpcqa.report.compare import changes_since_base
+
     report = (folder.find("report") or folder.output("report")) / "index.html"
     decisions = folder.find("decisions") or folder.output("decisions")
-    evaluation = folder.find("evaluation")
-    if evaluation is not None:
-        found = read_json(evaluation).get("figures", {}).get("average_precision", {})
-        outcome.objective = found.get("value")
+    outcome.objective = objective(folder, "evaluate")
+    changes = changes_since_base(config, folder)
+    outcome.sentences += [changes.sentence()] if changes is not None else []
     outcome.sentences += [f"decisions: {decisions}", f"report: {report}"]
+
+
+def objective(folder: RunFolder, name: str) -> float | None:
+    """What a sweep makes large: average precision once it is evaluated, kNN's own after training; else None."""
+    if name == "pretrain":
+        values = [entry.get("knn_ap") for entry in progress.last_entries(folder.output("metrics"))]
+        known = [float(value) for value in values if isinstance(value, (int, float))]
+        return known[-1] if known else None
+    evaluation = folder.find("evaluation") if name == "evaluate" else None
+    if evaluation is None:
+        return None
+    value = read_json(evaluation).get("figures", {}).get("average_precision", {}).get("value")
+    return None if value is None else float(value)
