@@ -111,19 +111,20 @@ def stage_command(name: str, words: list[str]) -> int:
 
 
 def hydra_command(name: str, switches: list[str], overrides: list[str]) -> int:
-    """Let Hydra print or sweep; a sweep's jobs come back to `work` one by one."""
+    """Let Hydra print or sweep; a sweep's jobs come back to `sweep_job` one by one, here or in a process elsewhere."""
     from hpcqa import compose
 
     compose.check_keys(overrides)
     codes: list[int] = []
+    here = os.getpid()
 
     def job(config: Config, job_overrides: list[str]) -> float | None:
-        try:
-            code, objective = work(name, config, job_overrides)
-        except HpcqaError as error:
-            # One bad combination must not stop the sweep: it is said, counted, and sets the exit code at the end.
-            print(f"hpcqa: {config.run}: {error}", file=sys.stderr)
-            code, objective = error.exit_code, None
+        is_elsewhere = os.getpid() != here
+        if is_elsewhere:
+            # A launcher plugin pickled this function: what main() prepared is not there.
+            observe.start_logging()
+            os.environ.update(thread_variables(os.environ, len(os.sched_getaffinity(0))))
+        code, objective = sweep_job(name, config, job_overrides, must_raise=is_elsewhere)
         codes.append(code)
         return objective
 
@@ -134,6 +135,32 @@ def hydra_command(name: str, switches: list[str], overrides: list[str]) -> int:
     finally:
         sys.argv = before
     return max(codes, default=0)
+
+
+def sweep_job(name: str, config: Config, overrides: list[str], *, must_raise: bool) -> tuple[int, float | None]:
+    """One combination: the exit code and the objective, which a sweeper that chooses by it must get.
+
+    Raises:
+        HpcqaError: what the run raised, where only an error can tell of it: elsewhere, or to a sweeper that chooses.
+        ConfigError: a sweeper chooses, but this run has no objective.
+    """
+    from hpcqa import compose
+
+    chooses = compose.sweeper() != "basic"
+    try:
+        code, objective = work(name, config, overrides)
+    except HpcqaError as error:
+        if must_raise or chooses:
+            raise
+        # One bad combination must not stop the sweep: it is said, counted, and sets the exit code at the end.
+        print(f"hpcqa: {config.run}: {error}", file=sys.stderr)
+        return error.exit_code, None
+    if chooses and objective is None:
+        raise ConfigError(
+            f"hydra/sweeper={compose.sweeper()} chooses by the objective, and `{name}` gave none: sweep `run` or "
+            "`evaluate` (average precision) or `pretrain` (knn_ap), with launch.wait=true where launch=slurm."
+        )
+    return code, objective
 
 
 def work(name: str, config: Config, overrides: list[str]) -> tuple[int, float | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import typing
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -244,8 +245,15 @@ def through_hydra(task: Callable[[Config, list[str]], float | None]) -> None:
     """Hand the command line to Hydra itself, for `--multirun`, `--cfg job` and its other switches.
 
     In a sweep every job has a run folder of its own under RUN/sweeps/, and the run it was started from as its base.
+    With another launcher than Hydra's own the jobs are pickled and run elsewhere, so that nothing of them but the
+    objective, or the error, comes back.
+
+    Raises:
+        HpcqaError: Hydra's complaint, or what a job raised.
     """
     register_schema()
+    # Else Hydra would print a traceback and exit, where one sentence is wanted.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def job(composed: DictConfig) -> float | None:
         config = to_config(composed)
@@ -259,4 +267,12 @@ def through_hydra(task: Callable[[Config, list[str]], float | None]) -> None:
             overrides += [f"run={json.dumps(output)}", f"base={json.dumps(config.base)}"]
         return task(config, overrides)
 
-    hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base="1.3")(job)()
+    try:
+        hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base="1.3")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_sentence(error)) from None
+
+
+def sweeper() -> str:
+    """Name of the sweeper of the job that Hydra runs now: "basic" takes every combination and needs no objective."""
+    return str(HydraConfig.get().runtime.choices.get("hydra/sweeper", "basic"))

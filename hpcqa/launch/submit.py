@@ -13,7 +13,7 @@ import hpcqa
 from hpcqa import observe
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.config import Config
-from hpcqa.errors import EnvironmentProblem
+from hpcqa.errors import EnvironmentProblem, HpcqaError
 from hpcqa.launch import batch, costs, failures, jobs
 from hpcqa.launch.job import run_submitted
 from hpcqa.launch.local import STALE_PREFIXES, run_local
@@ -39,7 +39,18 @@ def run_stage(config: Config, folder: RunFolder, stage: Stage) -> None:
         failures.clear(folder.output("logs"), stage.name)
         logs = folder.output("logs")
         with observe.logged_to(logs / f"{stage.name}-0.log"), costs.measured(logs, stage.name, Ranks()):
-            stage.load()(config, folder, Ranks())
+            _run_here(config, folder, stage)
+
+
+def _run_here(config: Config, folder: RunFolder, stage: Stage) -> None:
+    """In this process; a failure is written down for `hpcqa status` and `hpcqa sweep-table`."""
+    try:
+        stage.load()(config, folder, Ranks())
+    except HpcqaError as error:
+        failures.record(
+            folder.output("logs"), failures.Failure(stage.name, 0, str(error), error.exit_code, error.goes_on)
+        )
+        raise
 
 
 def batch_text(config: Config, folder: RunFolder, stage: Stage, *, after: Sequence[str] = ()) -> str:
