@@ -21,14 +21,14 @@ import numpy as np
 from markupsafe import Markup
 
 from hpcqa.artifacts.folder import RunFolder
-from hpcqa.artifacts.store import read_json, write_json
+from hpcqa.artifacts.store import read_json, read_provenance, write_json
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.observe import track
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.reasons import REASONS
-from hpcqa.report import accounting, charts, evaluation, table
+from hpcqa.report import accounting, charts, compare, evaluation, table
 from hpcqa.report.cards import Card, Views, make_card
 from hpcqa.report.choose import interesting
 from hpcqa.report.collect import Collected, code_version, collect, digests
@@ -65,6 +65,7 @@ class Page:
     version: str
     num_exposures: int
     config_digest: str
+    changes: compare.Comparison | None = None
 
 
 def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
@@ -77,7 +78,8 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     if not ranks.is_first:
         return
     out = folder.output("report")
-    made_from = {"config_digest": stage_digest(config, "report"), "parents": digests(folder), **_code()}
+    parents = digests(folder) | earlier_decisions(config, folder)
+    made_from = {"config_digest": stage_digest(config, "report"), "parents": parents, **_code()}
     if is_current(out, made_from):
         logger.info("report: %s is current", out / "index.html")
         return
@@ -104,6 +106,14 @@ def is_current(out: Path, made_from: Mapping[str, Any]) -> bool:
     except DataError:
         return False
     return found
+
+
+def earlier_decisions(config: Config, folder: RunFolder) -> dict[str, str]:
+    """The decisions that an update is compared with, for the digests of what a report is made from."""
+    if not config.survey.update or not folder.bases:
+        return {}
+    path = RunFolder(folder.bases[0], folder.bases[1:]).find("decisions")
+    return {} if path is None else {"decisions of the earlier run": read_provenance(path).content}
 
 
 def _code() -> dict[str, str]:
@@ -141,6 +151,8 @@ def write_pages(data: Collected, config: Config, folder: RunFolder, views: Views
     lost = accounting.unprocessed(data.manifest, data.ccds, cut_names)
     (out / "data" / "unprocessed.csv").write_text(accounting.as_csv(lost))
     page = make_page(data, config, folder, cards, lost)
+    if page.changes is not None:
+        (out / "data" / "changes.csv").write_text(compare.as_csv(page.changes))
     (out / "index.html").write_text(render(page))
 
 
@@ -172,6 +184,7 @@ def make_page(
         version=code_version(),
         num_exposures=len(data.decisions["expnum"]),
         config_digest=stage_digest(config, "report"),
+        changes=compare.changes_since_base(config, folder),
     )
 
 

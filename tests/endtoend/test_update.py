@@ -137,6 +137,8 @@ def test_the_run_and_compare_say_what_changed_and_why(releases, tmp_path):
     assert {expnum for expnum, words in why.items() if words == "gone"} == set(releases.gone)
     assert {expnum for expnum, words in why.items() if "PLVER" in words} == set(releases.reprocessed)
     assert set(why) == {*releases.new, *releases.gone, *releases.reprocessed}
+    assert (tmp_path / "changes.csv").read_text() == (releases.second / "report" / "data" / "changes.csv").read_text()
+    assert said[0] in (releases.second / "report" / "index.html").read_text()
     with (tmp_path / "changes.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(why)
 

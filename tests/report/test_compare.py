@@ -120,9 +120,7 @@ def test_forms_say_the_same(tmp_path):
     found = compare.compare(before, after)
     text = compare.as_text(found)
     assert text.splitlines()[-1] == found.sentence()
-    assert (
-        text.splitlines()[1].split()[:3] == ["151119075127", "added", "good"] or "151119075127" in text.splitlines()[1]
-    )
+    assert text.splitlines()[1].split()[:3] == ["151119075127", "added", "good"]
     plain = json.loads(json.dumps(compare.as_plain(found), allow_nan=False))
     assert [change["expnum"] for change in plain["changes"]] == [151119075127, 1, 2]
     assert plain["changes"][2]["p_before"] is None
