@@ -4,8 +4,9 @@
 RUN/run.yaml                        the frozen configuration
 RUN/survey/                         a simulated survey (images/, survey-ccds-*.fits.gz, labels/, truth.csv)
 RUN/manifest.parquet labels.parquet truth.parquet
-RUN/shards/shard-00000.h5           RUN/calibration.h5
+RUN/shards/shard-00000.h5           RUN/shards/index.hdf5 (where everything is in them)   RUN/calibration.h5
 RUN/checkpoints/                    RUN/backbone.safetensors   RUN/metrics.jsonl
+RUN/attention.h5 (pictures)         RUN/tensorboard/ (where asked for)
 RUN/embeddings/shard-00000.h5       RUN/embeddings-untrained/shard-00000.h5   (the control)
 RUN/classifier.h5                   RUN/decisions.parquet ccd_decisions.parquet
 RUN/evaluation.json                 RUN/report/index.html      RUN/exports/
@@ -31,6 +32,8 @@ NAMES = {
     "checkpoints": "checkpoints",
     "backbone": "backbone.safetensors",
     "metrics": "metrics.jsonl",
+    "attention": "attention.h5",
+    "tensorboard": "tensorboard",
     "embeddings": "embeddings",
     "embeddings-untrained": "embeddings-untrained",
     "classifier": "classifier.h5",
@@ -78,6 +81,9 @@ class RunFolder:
             if path.is_relative_to(root):
                 return path.relative_to(root).as_posix()
         return path.as_posix()
+
+
+SHARD_INDEX_NAME = "index.hdf5"  # in the shards' folder; not *.h5, which are the shards
 
 
 def shard_name(number: int) -> str:

@@ -102,6 +102,16 @@ class SslConfig:
     keep: int = setting(2, "Last checkpoints kept; the best one is kept beside them.", low=1, output=False)
     export: str = setting("last", "Which network becomes the backbone.", choices=("last", "best"))
     knn_every: int = setting(100, "Steps between kNN checks on the labelled exposures; 0: only at the end.", low=0)
+    tensorboard: bool = setting(
+        False, "Write the metrics for TensorBoard too, into RUN/tensorboard (extra: hpcqa[metrics]).", output=False
+    )
+    peak_tflops: float = setting(
+        0.0,
+        "Peak of one device, which mfu is measured against; 0: that of a matrix product.",
+        unit="TFLOP/s",
+        low=0,
+        output=False,
+    )
     log_every: int = setting(10, "Steps between lines of metrics.", low=1, output=False)
     max_skipped: int = setting(20, "Stop after so many steps in a row with losses that are not finite.", low=1)
     init_from: str = setting("", "Weights to start from (backbone.safetensors); empty: random.")

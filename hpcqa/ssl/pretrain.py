@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from hpcqa.artifacts.folder import RunFolder
-from hpcqa.artifacts.store import read_provenance, write_text
+from hpcqa.artifacts.store import read_provenance
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError
-from hpcqa.observe import Metrics
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.parallel.torchdist import World, joined, pick_device, set_threads
 from hpcqa.ssl import weights
 from hpcqa.ssl.checkpoint import Checkpoints
 from hpcqa.ssl.defects import kinds_of
 from hpcqa.ssl.feed import Cutouts, Feed
-from hpcqa.ssl.online import OnlineKnn
+from hpcqa.ssl.journal import Journal, check_tensorboard
 from hpcqa.ssl.student_teacher import Teacher
 from hpcqa.ssl.trainer import Check, Trainer, fresh_state
 from hpcqa.ssl.vit import VisionTransformer, build
@@ -67,6 +66,7 @@ def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, par
     Args:
         parents: content digests of what the cutouts came from, by path.
     """
+    check_tensorboard(config.ssl.tensorboard)
     backbone = starting_network(config)
     untrained = {"config_digest": stage_digest(config, "pretrain"), "parents": parents, "seed": config.seed}
     few = too_few(cutouts)
@@ -86,7 +86,8 @@ def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, par
         identity=json.loads(json.dumps(backbone.architecture.to_json())),
     )
     checkpoints.load_latest(state)
-    journal = Journal(folder.output("metrics"), state.counters.step) if world.is_first else None
+    events = folder.output("tensorboard") if config.ssl.tensorboard else None
+    journal = Journal(folder.output("metrics"), state.counters.step, events) if world.is_first else None
     try:
         check = knn_check(config, folder, cutouts, world)
         write = journal.write if journal else None
@@ -123,6 +124,8 @@ def with_few_steps(config: Config, num_ccds: int) -> Config:
 
 def knn_check(config: Config, folder: RunFolder, cutouts: Cutouts, world: World) -> Check | None:
     """The check of the trainer: the first rank scores, all ranks hear; None where there are no labels."""
+    from hpcqa.ssl.online import OnlineKnn  # here, so that training needs no scipy where nothing is scored
+
     online = OnlineKnn.of(config, folder, cutouts, world.device) if world.is_first else None
     if not world.share(online is not None):
         return None
@@ -155,27 +158,3 @@ def _export(folder: RunFolder, world: World, network: VisionTransformer, card: d
     if world.is_first:
         weights.save_backbone(folder.output("backbone"), network, card)
     world.barrier()
-
-
-class Journal:
-    """Metrics as JSON lines; lines of steps that a restart does again are dropped first."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.latest: dict[str, float] = {}
-        if path.exists():
-            write_text(path, "".join(line for line in path.read_text().splitlines(True) if _before(line, step)))
-        self._metrics = Metrics(path)
-
-    def write(self, line: dict[str, Any]) -> None:
-        self._metrics.write(**line)
-        self.latest |= {name: value for name, value in line.items() if isinstance(value, (int, float))}
-
-    def close(self) -> None:
-        self._metrics.close()
-
-
-def _before(line: str, step: int) -> bool:
-    try:
-        return bool(json.loads(line)["step"] <= step)
-    except (ValueError, KeyError, TypeError):
-        return False

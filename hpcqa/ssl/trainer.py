@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from hpcqa.observe import Tracker
 from hpcqa.parallel import preemption
 from hpcqa.parallel.preemption import Preempted
 from hpcqa.parallel.torchdist import World, clipped
-from hpcqa.ssl import draws, monitor, schedules, views
+from hpcqa.ssl import draws, flops, monitor, schedules, views
 from hpcqa.ssl.checkpoint import Checkpoints, TrainState
 from hpcqa.ssl.defects import BANK, DefectTask, kinds_of, softening_of
 from hpcqa.ssl.encode import as_images, autocast, lowers
@@ -109,6 +110,19 @@ class Trainer:
         self.tasks = Tasks(config, feed, state.student.backbone, world.device)
         self.runner: nn.Module = state.student if config.ssl.parallel == "fsdp" else world.replicate(state.student)
         self._times = {"data": 0.0, "step": 0.0, "images": 0.0}
+        # The arithmetic of one image, the mean over the mix, and what all devices together could do.
+        architecture, images = state.student.backbone.architecture, sum(feed.counts.values())
+        self._flops_an_image = flops.of_step(architecture, config.ssl, feed.counts) / images
+        self._peak = world.size * self._peak_of_one() if world.is_first and write else float("inf")
+
+    def _peak_of_one(self) -> float:
+        """FLOP/s that one device could do."""
+        ssl = self.config.ssl
+        if ssl.peak_tflops:
+            return ssl.peak_tflops * 1e12
+        peak = flops.measured_peak(self.world.device, lowers(self.world.device, ssl.precision))
+        logger.info("pretrain: mfu is over %.3g TFLOP/s a device, measured by a matrix product", peak / 1e12)
+        return peak
 
     def run(self) -> None:
         """Train to the last step.
@@ -164,10 +178,20 @@ class Trainer:
     def _speed(self) -> dict[str, float]:
         times, self._times = self._times, {"data": 0.0, "step": 0.0, "images": 0.0}
         whole = max(times["step"], 1e-9)
-        speed = {"images_per_s": times["images"] / whole, "data_wait_share": times["data"] / whole}
+        rate = times["images"] / whole
+        return {
+            "images_per_s": rate,
+            "data_wait_share": times["data"] / whole,
+            "tflops": rate * self._flops_an_image / 1e12,
+            "mfu": rate * self._flops_an_image / self._peak,
+            "memory_gib": self._memory(),
+        }
+
+    def _memory(self) -> float:
+        """The most that this rank has held so far, in GiB: of its device's memory, or of the node's."""
         if self.world.device.type == "cuda":
-            speed["memory_gib"] = torch.cuda.max_memory_allocated(self.world.device) / 2**30
-        return speed
+            return torch.cuda.max_memory_allocated(self.world.device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     def step(self, images: StepImages) -> dict[str, float] | None:
         """One step, or none if any rank's data or losses are bad; the metrics of the step."""

@@ -30,6 +30,7 @@ SIZES: dict[str, tuple[int, int, int, str]] = {
     "giant": (1536, 40, 24, "swiglu"),
 }
 NORM_EPS = 1e-6
+CONV_WIDTHS = (32, 64)  # of the convolutions before the patches
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _conv(patch: int, in_channels: int, dim: int) -> nn.Module:
     """
     layers: list[nn.Module] = []
     width = in_channels
-    for following in (32, 64):
+    for following in CONV_WIDTHS:
         if patch % 2 == 0:
             layers += [nn.Conv2d(width, following, 3, 2, 1), nn.GELU()]
             width, patch = following, patch // 2
@@ -158,12 +159,17 @@ class Mlp(nn.Module):
         return out
 
 
+def swiglu_width(dim: int) -> int:
+    """Two thirds of the usual four times, to a multiple of 8."""
+    return (int(4 * dim * 2 / 3) + 7) // 8 * 8
+
+
 class SwiGlu(nn.Module):
-    """Gated feed-forward (Shazeer 2020, arXiv:2002.05202), two thirds as wide, to a multiple of 8."""
+    """Gated feed-forward (Shazeer 2020, arXiv:2002.05202)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        hidden = (int(4 * dim * 2 / 3) + 7) // 8 * 8
+        hidden = swiglu_width(dim)
         self.w12 = nn.Linear(dim, 2 * hidden)
         self.w3 = nn.Linear(hidden, dim)
 
