@@ -18,7 +18,7 @@ SOURCE_SIGMA = 3.0
 GROW_PIXELS = 7
 # A mask of sources that covers more than this share of the CCD is of no use (crowding, bright sky structure).
 MOST_SOURCES = 0.5
-_ZERO = np.float32(0)
+_ZERO, _ONE, _NAN = np.float32(0), np.float32(1), np.float32(np.nan)
 
 # The local background and the mask of sources -------------------------------------------------------------------------
 
@@ -31,11 +31,16 @@ def _gather(mean: np.ndarray, count: np.ndarray, enough: int, cell: int) -> tupl
     values = np.full((down * across, (cell // 2 + 1) ** 2), np.float32(np.inf))
     numbers = np.zeros(down * across, np.int64)
     for i in range(0, rows, 2):
-        for j in range((i // 2) % 2, cols, 2):
-            if count[i, j] >= enough:
-                place = i // cell * across + j // cell
-                values[place, numbers[place]] = mean[i, j]
-                numbers[place] += 1
+        for m in range(across):
+            place = i // cell * across + m
+            number = numbers[place]
+            # Every second column, beginning with the second one in every other row that is taken.
+            for j in range(m * cell + (i // 2 + m * cell) % 2, min((m + 1) * cell, cols), 2):
+                values[place, number] = mean[i, j]
+                number += 1 if count[i, j] >= enough else 0
+            numbers[place] = number
+    for place in range(numbers.size):
+        values[place, numbers[place] :] = np.float32(np.inf)
     return values, numbers
 
 
@@ -76,31 +81,43 @@ def _without_bumps(mesh: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 def _residual(mean: np.ndarray, count: np.ndarray, mesh: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarray]:
     """The binned image less the local background (0 where nothing is valid), and that background.
 
-    The mesh is interpolated between the centres of its cells.
+    The mesh is interpolated between the centres of its cells: along its rows first, once for each of them.
     """
     rows, cols = mean.shape
-    last_row, last_col = mesh.shape[0] - 1, mesh.shape[1] - 1
-    left = np.empty(cols, np.int64)
-    weight = np.empty(cols, np.float32)
+    lines = np.empty((mesh.shape[0], cols), np.float32)
     for j in range(cols):
-        x = min(max((j + 0.5) / cell - 0.5, 0.0), float(last_col))
-        left[j] = min(int(x), max(last_col - 1, 0))
-        weight[j] = x - left[j]
+        left, right, part = _between(j, cell, mesh.shape[1])
+        for k in range(mesh.shape[0]):
+            lines[k, j] = mesh[k, left] * (_ONE - part) + mesh[k, right] * part
     out, background = np.empty_like(mean), np.empty_like(mean)
-    line = np.empty(mesh.shape[1], np.float32)
     for i in range(rows):
-        y = min(max((i + 0.5) / cell - 0.5, 0.0), float(last_row))
-        top = min(int(y), max(last_row - 1, 0))
-        down = min(top + 1, last_row)
-        part = np.float32(y - top)
-        for m in range(mesh.shape[1]):
-            line[m] = mesh[top, m] * (np.float32(1) - part) + mesh[down, m] * part
-        for j in range(cols):
-            right = min(left[j] + 1, last_col)
-            local = line[left[j]] * (np.float32(1) - weight[j]) + line[right] * weight[j]
-            background[i, j] = local
-            out[i, j] = mean[i, j] - local if count[i, j] > 0 else np.float32(0)
+        top, down, part = _between(i, cell, mesh.shape[0])
+        _residual_row(mean[i], count[i], lines[top], lines[down], part, out[i], background[i])
     return out, background
+
+
+@kernel
+def _between(place: int, cell: int, num: int) -> tuple[int, int, np.float32]:
+    """The two cells whose centres a pixel lies between, and how far it is from the first to the second."""
+    x = min(max((place + 0.5) / cell - 0.5, 0.0), float(num - 1))
+    first = min(int(x), max(num - 2, 0))
+    return first, min(first + 1, num - 1), np.float32(x - first)
+
+
+@fast_kernel
+def _residual_row(
+    mean: np.ndarray,
+    count: np.ndarray,
+    above: np.ndarray,
+    below: np.ndarray,
+    part: np.float32,
+    out: np.ndarray,
+    background: np.ndarray,
+) -> None:
+    for j in range(mean.shape[0]):
+        local = above[j] * (_ONE - part) + below[j] * part
+        background[j] = local
+        out[j] = mean[j] - local if count[j] > 0 else _ZERO
 
 
 @fast_kernel
@@ -126,24 +143,31 @@ def box_mean(image: np.ndarray, radius: int) -> np.ndarray:
     return out
 
 
-@kernel
 def grow(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Every pixel within a square of `radius` around a set pixel."""
+    """Every pixel within a square of `radius` around a set pixel; bool."""
+    return _grow(mask.view(np.uint8), radius).view(np.bool_)
+
+
+@kernel
+def _grow(mask: np.ndarray, radius: int) -> np.ndarray:
     rows, cols = mask.shape
-    lines = np.zeros_like(mask)
+    lines = mask.copy()
     for i in range(rows):
-        last = -radius - 1
-        for j in range(cols):
-            if mask[i, j]:
-                for k in range(max(j - radius, last + 1, 0), min(j + radius + 1, cols)):
-                    lines[i, k] = True
-                last = min(j + radius, cols - 1)
-    out = np.zeros_like(mask)
+        for shift in range(1, min(radius, cols - 1) + 1):
+            _join(lines[i, shift:], mask[i, : cols - shift])
+            _join(lines[i, : cols - shift], mask[i, shift:])
+    out = lines.copy()
     for i in range(rows):
         for k in range(max(i - radius, 0), min(i + radius + 1, rows)):
-            for j in range(cols):
-                out[i, j] |= lines[k, j]
+            if k != i:
+                _join(out[i], lines[k])
     return out
+
+
+@kernel
+def _join(line: np.ndarray, other: np.ndarray) -> None:
+    for j in range(line.shape[0]):
+        line[j] |= other[j]
 
 
 @dataclass(frozen=True)
@@ -260,9 +284,14 @@ def cells(
     out = np.empty((2, shape[0], shape[1]), np.float32)
     counts = np.empty((2, shape[0], shape[1]), np.float32)
     for which in range(2):
+        counts[which] = sums[2 * which + 1]
         for k in range(shape[0]):
-            for m in range(shape[1]):
-                behind = sums[2 * which + 1, k, m]
-                counts[which, k, m] = behind
-                out[which, k, m] = sums[2 * which, k, m] / behind + reference if behind > 0 else np.nan
+            _divide(sums[2 * which, k], counts[which, k], reference, out[which, k])
     return out, counts
+
+
+@fast_kernel
+def _divide(sums: np.ndarray, counts: np.ndarray, reference: np.float32, out: np.ndarray) -> None:
+    for m in range(out.shape[0]):
+        known = counts[m] > 0
+        out[m] = sums[m] / (counts[m] if known else _ONE) + reference if known else _NAN

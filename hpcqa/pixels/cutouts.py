@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from hpcqa.config import ViewsConfig
 from hpcqa.pixels.background import Sources, cell_side, cells
-from hpcqa.pixels.kernels import kernel
+from hpcqa.pixels.kernels import fast_kernel, kernel
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import Sky
 from hpcqa.pixels.stars import Stars, X, Y
+
+_LARGEST = np.float32(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,44 @@ def _scale(noise: float, level: float) -> float:
 def stretch(z: np.ndarray, softening: float) -> np.ndarray:
     """asinh(z / softening) of a float32 image as float16, 0 where z is not finite."""
     # asinh by a logarithm, which numpy has in vector form; exact to 1e-7, far below float16's steps.
-    size = np.minimum(np.abs(z) * np.float32(1.0 / softening), np.float32(1e15))
-    stretched = np.copysign(np.log(size + np.sqrt(size * size + np.float32(1))), z)
-    stretched[~np.isfinite(z)] = 0
-    result: np.ndarray = stretched.astype(np.float16)
-    return result
+    argument = _asinh_argument(z, np.float32(1.0 / softening))
+    return _halves(np.log(argument), z).view(np.float16)
+
+
+@fast_kernel
+def _asinh_argument(z: np.ndarray, scale: np.float32) -> np.ndarray:
+    """|x| + sqrt(x^2 + 1) for x = z scale; 1 where z is not finite."""
+    rows, cols = z.shape
+    out = np.empty((rows, cols), np.float32)
+    for i in range(rows):
+        for j in range(cols):
+            size = min(abs(z[i, j]), _LARGEST) * scale if abs(z[i, j]) <= _LARGEST else np.float32(0)
+            size = min(size, np.float32(1e15))
+            out[i, j] = size + np.sqrt(size * size + np.float32(1))
+    return out
+
+
+@kernel
+def _halves(sizes: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """The bits of float16 numbers, uint16: sizes from 0 to 65,000 with the signs of other numbers, rounded to even.
+
+    Six times as fast as numpy's conversion, since it has vector instructions.
+    """
+    rows, cols = sizes.shape
+    out = np.empty((rows, cols), np.uint16)
+    bits, sign = sizes.view(np.uint32), signs.view(np.uint32)
+    # Adding 0.5 rounds a number below 2^-14 to a multiple of 2^-24, as float16 has them there.
+    shifted = (sizes + np.float32(0.5)).view(np.uint32)
+    for i in range(rows):
+        for j in range(cols):
+            tiny = shifted[i, j] - np.uint32(0x3F000000)
+            word = bits[i, j]
+            usual = (
+                word - np.uint32(0x38000000) + np.uint32(0xFFF) + ((word >> np.uint32(13)) & np.uint32(1))
+            ) >> np.uint32(13)
+            half = tiny if word < np.uint32(0x38800000) else usual
+            out[i, j] = np.uint16(half | ((sign[i, j] >> np.uint32(16)) & np.uint32(0x8000)))
+    return out
 
 
 @kernel
@@ -136,11 +172,21 @@ def star_places(stars: Stars, most: int) -> list[tuple[int, int]]:
 def _busy(near: np.ndarray, count: np.ndarray, width: int, rows: int, cols: int) -> np.ndarray:
     """Working pixels near a source or not valid in each square of `width`: (rows * cols,)."""
     busy = np.zeros(rows * cols, np.int64)
-    for i in range(rows * width):
-        for j in range(cols * width):
-            if near[i, j] or count[i, j] == 0:
-                busy[i // width * cols + j // width] += 1
+    line = np.empty(cols * width, np.int32)
+    for i in range(rows):
+        line[:] = 0
+        for k in range(i * width, (i + 1) * width):
+            for j in range(line.size):
+                line[j] += np.int32(near[k, j] | (count[k, j] == 0))
+        for j in range(line.size):
+            busy[i * cols + j // width] += line[j]
     return busy
+
+
+@lru_cache(maxsize=8)
+def _scattered(num: int) -> np.ndarray:
+    """The numbers below `num` in a scattered order: by the fractions of the golden ratio's multiples."""
+    return np.argsort((np.arange(num) * 0.6180339887) % 1.0, kind="stable")
 
 
 def empty_places(scanned: Scan, sources: Sources, side: int, most: int) -> list[tuple[int, int]]:
@@ -150,8 +196,8 @@ def empty_places(scanned: Scan, sources: Sources, side: int, most: int) -> list[
     if rows == 0 or cols == 0 or most <= 0:
         return []
     share = _busy(sources.near, scanned.count, width, rows, cols)
-    # Equally empty squares are taken in a scattered order, the golden ratio's multiples, not row by row.
-    scattered = np.argsort((np.arange(share.size) * 0.6180339887) % 1.0, kind="stable")
-    chosen = scattered[np.argsort(share[scattered], kind="stable")][:most]
+    # Equally empty squares are taken in a scattered order, not row by row. The sort of small integers is by radix.
+    scattered = _scattered(share.size)
+    chosen = scattered[np.argsort(np.minimum(share, 65535)[scattered].astype(np.uint16), kind="stable")][:most]
     half = width * scanned.step // 2
     return [(int(k // cols) * width * scanned.step + half, int(k % cols) * width * scanned.step + half) for k in chosen]

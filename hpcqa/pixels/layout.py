@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -85,28 +86,39 @@ def gradient_coherence(image: np.ndarray, found: np.ndarray) -> tuple[float, flo
     return c / number, s / number
 
 
-@kernel
+@lru_cache(maxsize=8)
+def _lines(rows: int, cols: int, num_angles: int) -> tuple[np.ndarray, np.ndarray]:
+    """Straight lines three pixels wide across an image, for angles spread over half a turn.
+
+    Returns:
+        (angles, rows * cols) int16, the line that each pixel lies on; (angles, lines) int32, pixels on each line.
+    """
+    reach = int(math.hypot(rows, cols)) + 3
+    angle = np.pi * np.arange(num_angles)[:, None, None] / num_angles
+    i, j = np.mgrid[:rows, :cols]
+    places = ((j * np.cos(angle) + i * np.sin(angle) + reach) / 3.0).astype(np.int16).reshape(num_angles, -1)
+    num = 2 * reach // 3 + 2
+    return places, np.stack([np.bincount(line, minlength=num) for line in places])
+
+
 def line_cover(found: np.ndarray, num_angles: int) -> float:
     """Largest share of a straight line across the image that lies on detected pixels (satellites, airplanes).
 
     Lines at least half as long as the image's short side, three pixels wide.
     """
-    rows, cols = found.shape
-    reach = int((rows * rows + cols * cols) ** 0.5) + 3
-    best = 0.0
-    for k in range(num_angles):
-        angle = np.pi * k / num_angles
-        c, s = np.cos(angle), np.sin(angle)
-        hits, length = np.zeros(2 * reach // 3 + 2), np.zeros(2 * reach // 3 + 2)
-        for i in range(rows):
-            for j in range(cols):
-                place = int((j * c + i * s + reach) / 3.0)
-                length[place] += 1.0
-                hits[place] += 1.0 if found[i, j] else 0.0
-        for place in range(hits.shape[0]):
-            if length[place] >= 1.5 * min(rows, cols):
-                best = max(best, hits[place] / length[place])
-    return best
+    places, lengths = _lines(*found.shape, num_angles)
+    hits = _count_on_lines(places, np.flatnonzero(found), lengths.shape[1])
+    long = lengths >= 1.5 * min(found.shape)
+    return float((hits[long] / lengths[long]).max()) if long.any() else 0.0
+
+
+@kernel
+def _count_on_lines(places: np.ndarray, found: np.ndarray, num: int) -> np.ndarray:
+    hits = np.zeros((places.shape[0], num), np.int32)
+    for k in range(places.shape[0]):
+        for m in range(found.shape[0]):
+            hits[k, places[k, found[m]]] += 1
+    return hits
 
 
 def spread_numbers(rows: np.ndarray, cols: np.ndarray, small: tuple[int, int], step: int) -> dict[str, float]:
@@ -125,37 +137,41 @@ def spread_numbers(rows: np.ndarray, cols: np.ndarray, small: tuple[int, int], s
 @kernel
 def coarse(found: np.ndarray, side: int) -> np.ndarray:
     """A detection map with at most `side` rows and columns: set where any pixel of a block is."""
-    step = max(1, -(-max(found.shape[0], found.shape[1]) // side))
-    out = np.zeros((-(-found.shape[0] // step), -(-found.shape[1] // step)), np.bool_)
-    for i in range(found.shape[0]):
-        for j in range(found.shape[1]):
-            if found[i, j]:
-                out[i // step, j // step] = True
+    rows, cols = found.shape
+    step = max(1, -(-max(rows, cols) // side))
+    out = np.zeros((-(-rows // step), -(-cols // step)), np.bool_)
+    line = np.empty(cols, np.bool_)
+    for i in range(out.shape[0]):
+        line[:] = False
+        for k in range(i * step, min((i + 1) * step, rows)):
+            for j in range(cols):
+                line[j] |= found[k, j]
+        for j in range(cols):
+            out[i, j // step] |= line[j]
     return out
 
 
-@kernel
 def trail_length(found: np.ndarray, c: float, s: float) -> float:
     """Mean length of runs of detected pixels along the sources' common axis, less that across it, in pixels.
 
     `c` and `s` are the components of the mean gradient axis; trails lie across it. Runs are taken along the nearest of
-    rows, columns and diagonals.
+    rows, columns and diagonals. NaN where the axis is not known.
     """
-    angle = 0.5 * np.arctan2(s, c) + 0.5 * np.pi
-    lengths = np.zeros(2)
-    for k in range(2):
-        turn = angle + 0.5 * np.pi * k
-        dx, dy = round(np.cos(turn)), round(np.sin(turn))
-        unit = (dx * dx + dy * dy) ** 0.5
-        starts = pixels = 0
-        for i in range(found.shape[0]):
-            for j in range(found.shape[1]):
-                if not found[i, j]:
-                    continue
-                pixels += 1
-                a, b = i - dy, j - dx
-                outside = a < 0 or b < 0 or a >= found.shape[0] or b >= found.shape[1]
-                if outside or not found[a, b]:
-                    starts += 1
-        lengths[k] = unit * pixels / max(starts, 1)
-    return float(lengths[0] - lengths[1])
+    if not math.isfinite(c + s):
+        return math.nan
+    along = 0.5 * math.atan2(s, c) + 0.5 * math.pi
+    pixels = int(np.count_nonzero(found))
+    lengths = []
+    for angle in (along, along + 0.5 * math.pi):
+        dx, dy = round(math.cos(angle)), round(math.sin(angle))
+        # A pixel starts a run if the one before it along the axis is not detected; beyond the border nothing is.
+        inner, before = _overlap(found, dy, dx), _overlap(found, -dy, -dx)
+        starts = pixels - int(np.count_nonzero(inner & before))
+        lengths.append(math.hypot(dx, dy) * pixels / max(starts, 1))
+    return lengths[0] - lengths[1]
+
+
+def _overlap(found: np.ndarray, dy: int, dx: int) -> np.ndarray:
+    """The part of an image that is left when one row and column are cut off at the side that (dy, dx) comes from."""
+    rows, cols = found.shape
+    return found[max(dy, 0) : rows + min(dy, 0), max(dx, 0) : cols + min(dx, 0)]

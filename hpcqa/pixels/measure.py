@@ -231,7 +231,7 @@ def _sky_numbers(sky: Sky, expected: float, facts: Facts) -> dict[str, float]:
 
 def _fraction_numbers(found: Found, masked: np.ndarray, facts: Facts) -> dict[str, float]:
     num, num_masked = masked.size, int(np.count_nonzero(masked))
-    valid = float(found.scanned.count.sum(dtype=np.float64))
+    valid = found.scanned.num_valid
     saturated = found.scanned.saturated
     return {
         "masked_share": num_masked / num,
@@ -317,7 +317,7 @@ def stack_numbers(stack: np.ndarray) -> dict[str, float]:
 
 def _source_numbers(found: Found, facts: Facts) -> dict[str, float]:
     peaks, sources, scanned = found.peaks, found.sources, found.scanned
-    area = float(scanned.count.sum(dtype=np.float64)) * (facts.pixel_scale / 60.0) ** 2
+    area = scanned.num_valid * (facts.pixel_scale / 60.0) ** 2
     c, s = layout.gradient_coherence(sources.smooth, sources.found)
     pairs = layout.common_displacement(peaks)
     num = len(peaks)

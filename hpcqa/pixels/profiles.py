@@ -15,26 +15,18 @@ import scipy.fft
 from hpcqa.instruments.base import Region
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
-from hpcqa.pixels.kernels import kernel
+from hpcqa.pixels.kernels import fast_kernel, kernel
 from hpcqa.pixels.scan import Scan
-from hpcqa.pixels.sky import Sky, sky
+from hpcqa.pixels.sky import MAD, Sky, known_median, sky
 
 STRIP = 16  # working pixels on each side of an amplifier boundary
 CHUNKS = 8  # pieces that a step or an edge is measured in; their median counts
 SCALES = (1, 2, 4, 8, 16)
-MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
 
 
 def reference_level(level: float, expected: float) -> float:
     """What levels are divided by: the sky, but never less than the square of the expected noise."""
     return max(level, expected * expected, 1e-3)
-
-
-@kernel
-def known_median(values: np.ndarray) -> float:
-    """Median of the finite values of a one-dimensional array; NaN without any."""
-    known = values[np.isfinite(values)]
-    return np.median(known) if known.size > 0 else np.nan
 
 
 # Amplifiers -----------------------------------------------------------------------------------------------------------
@@ -77,7 +69,7 @@ def amplifier_step(scanned: Scan, sources: Sources, split: float) -> float:
     levels = [strip_levels(scanned.mean, scanned.count, sources.near, start, start + width) for start in starts]
     far_left, near_left, near_right, far_right = levels
     slope = 0.5 * ((near_left - far_left) + (far_right - near_right))
-    return float(known_median(near_right - near_left - slope))
+    return known_median(near_right - near_left - slope)
 
 
 @kernel
@@ -169,7 +161,7 @@ def profile_numbers(profile: np.ndarray, count: np.ndarray, noise: float) -> tup
         return (math.nan,) * 4
     power = np.abs(scipy.fft.rfft(passed)) ** 2
     first = max(2, passed.size // 300)
-    middle = float(known_median(power[first:]))
+    middle = known_median(power[first:])
     place = first + int(np.argmax(power[first:]))
     height = math.log10(float(power[place]) / middle) if middle > 0 else math.nan
     return float(neighbours), float(wave), height, passed.size / place
@@ -193,59 +185,51 @@ def pattern_numbers(context: Binned, whole: Sky) -> dict[str, float]:
     return numbers
 
 
-@kernel
 def extent(cells: np.ndarray) -> tuple[int, int]:
     """Rows and columns of the smallest corner that holds all finite cells."""
-    rows = cols = 0
-    for i in range(cells.shape[0]):
-        for j in range(cells.shape[1]):
-            if np.isfinite(cells[i, j]):
-                rows, cols = i + 1, max(cols, j + 1)
-    return rows, cols
+    known = np.isfinite(cells)
+    rows, cols = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+    return (int(rows[-1]) + 1, int(cols[-1]) + 1) if rows.size else (0, 0)
 
 
-@kernel
 def _centred(cells: np.ndarray, rows: int, cols: int) -> tuple[np.ndarray, float]:
     """Cells less their median, 0 where unknown; four robust standard deviations."""
-    middle = known_median(cells[::2, ::2].copy().ravel())
-    out = np.zeros((rows, cols), np.float32)
-    for i in range(rows):
-        for j in range(cols):
-            if np.isfinite(cells[i, j]):
-                out[i, j] = cells[i, j] - middle
-    known = np.abs(cells[:rows:2, :cols:2] - middle).ravel()
-    return out, 4.0 * MAD * known_median(known)
+    middle = np.float32(known_median(_thinned(cells[::2, ::2])))
+    less = cells[:rows, :cols] - middle
+    limit = 4.0 * MAD * known_median(np.abs(_thinned(less[::2, ::2])))
+    less[np.isnan(less)] = 0
+    return less, limit
 
 
-@kernel
 def _scatters(flat: np.ndarray, number: np.ndarray, noise: float, num: int) -> np.ndarray:
     """log10 of the robust scatter of averages over 1, 2, 4... cells over what white noise would give: (num,)."""
     out = np.full(num, np.nan)
-    weight = number.astype(np.float64)
+    weight = number
     total = flat * weight
     for scale in range(num):
         # A few thousand values tell the scatter to one percent; a step without small factors follows no pattern.
         every = max(1, weight.size // 8192)
-        z = np.empty(weight.size // every + 1)
-        enough = 0.25 * weight.max()
-        found = 0
-        for k in range(0, weight.size, every + 2 if every > 1 else 1):
-            i, j = k // weight.shape[1], k % weight.shape[1]
-            if weight[i, j] > enough:
-                z[found] = total[i, j] / np.sqrt(weight[i, j]) / noise
-                found += 1
-        if found >= 6:
-            spread = MAD * np.median(np.abs(z[:found] - np.median(z[:found])))
-            out[scale] = np.log10(spread) if spread > 0 else np.nan
-        rows, cols = weight.shape[0] // 2, weight.shape[1] // 2
-        if rows == 0 or cols == 0:
+        some = slice(None, None, every + 2 if every > 1 else 1)
+        sums, behind = total.ravel()[some], weight.ravel()[some]
+        enough = behind > 0.25 * float(weight.max())
+        z = sums[enough] / np.sqrt(behind[enough]) / np.float32(noise)
+        if z.size >= 6:
+            spread = MAD * known_median(np.abs(z - np.float32(known_median(z))))
+            out[scale] = math.log10(spread) if spread > 0 else math.nan
+        if min(weight.shape) < 2:
             break
-        wider, wider_weight = np.zeros((rows, cols)), np.zeros((rows, cols))
-        for i in range(2 * rows):
-            for j in range(2 * cols):
-                wider[i // 2, j // 2] += total[i, j]
-                wider_weight[i // 2, j // 2] += weight[i, j]
-        total, weight = wider, wider_weight
+        total, weight = _two_by_two(total), _two_by_two(weight)
+    return out
+
+
+@fast_kernel
+def _two_by_two(cells: np.ndarray) -> np.ndarray:
+    """Sums of 2x2 cells; an odd row or column at the end is left out."""
+    out = np.empty((cells.shape[0] // 2, cells.shape[1] // 2), cells.dtype)
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            upper = cells[2 * i, 2 * j] + cells[2 * i, 2 * j + 1]
+            out[i, j] = upper + cells[2 * i + 1, 2 * j] + cells[2 * i + 1, 2 * j + 1]
     return out
 
 
@@ -301,72 +285,101 @@ def map_numbers(background: np.ndarray, level: float, expected: float) -> dict[s
     }
 
 
-@kernel
 def _less_plane(relative: np.ndarray) -> tuple[float, float, np.ndarray]:
     """Slopes across the map of the plane that fits it best, and the map less that plane.
 
     Least squares, refitted twice without what lies 3 sigma off.
     """
-    rows, cols = relative.shape
     answer = np.zeros(3)
-    rest = relative - known_median(relative.ravel())
+    rest = relative - known_median(_thinned(relative))
     for _ in range(3):
-        limit = 3.0 * MAD * known_median(np.abs(rest.ravel())) + 1e-9
-        matrix, vector = np.zeros((3, 3)), np.zeros(3)
-        term = np.ones(3)
-        for i in range(rows):
-            term[1] = i / (rows - 1) - 0.5
-            for j in range(cols):
-                term[2] = j / (cols - 1) - 0.5
-                if abs(rest[i, j]) <= limit:
-                    for a in range(3):
-                        vector[a] += term[a] * relative[i, j]
-                        for b in range(3):
-                            matrix[a, b] += term[a] * term[b]
+        limit = 3.0 * MAD * known_median(np.abs(_thinned(rest))) + 1e-9
+        matrix, vector = _plane_sums(relative, rest, limit)
         if np.linalg.det(matrix) <= 1e-6 * max(matrix[0, 0], 1.0) ** 3:
             break
-        answer[:] = np.linalg.solve(matrix, vector)
-        for i in range(rows):
-            for j in range(cols):
-                plane = answer[0] + answer[1] * (i / (rows - 1) - 0.5) + answer[2] * (j / (cols - 1) - 0.5)
-                rest[i, j] = relative[i, j] - plane
-    return answer[1], answer[2], rest
+        answer = np.linalg.solve(matrix, vector)
+        rest = relative - _plane(answer, relative.shape)
+    return float(answer[1]), float(answer[2]), rest
 
 
-@kernel
+def _thinned(cells: np.ndarray) -> np.ndarray:
+    """A quarter of the cells of a large map, enough to know a scatter to one percent; all of a small one."""
+    return cells[::2, ::2] if cells.size >= 1 << 14 else cells
+
+
+def _across(num: int) -> np.ndarray:
+    """Places from -0.5 to 0.5 along one side of a map."""
+    return np.arange(num) / (num - 1) - 0.5
+
+
+def _plane(answer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    plane: np.ndarray = (answer[0] + answer[1] * _across(shape[0]))[:, None] + answer[2] * _across(shape[1])
+    return plane
+
+
+@fast_kernel
+def _plane_sums(relative: np.ndarray, rest: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Normal equations of a plane (level, slope along rows, slope along columns) through the cells within a limit."""
+    rows, cols = relative.shape
+    matrix, vector = np.zeros((3, 3)), np.zeros(3)
+    for i in range(rows):
+        y = i / (rows - 1) - 0.5
+        number = across = squares = total = product = 0.0
+        for j in range(cols):
+            x = j / (cols - 1) - 0.5
+            used = abs(rest[i, j]) <= limit
+            one, value = 1.0 if used else 0.0, relative[i, j] if used else 0.0
+            number += one
+            across += one * x
+            squares += one * x * x
+            total += value
+            product += value * x
+        matrix[0, 0] += number
+        matrix[0, 1] += number * y
+        matrix[1, 1] += number * y * y
+        matrix[0, 2] += across
+        matrix[1, 2] += across * y
+        matrix[2, 2] += squares
+        vector[0] += total
+        vector[1] += total * y
+        vector[2] += product
+    matrix[1, 0], matrix[2, 0], matrix[2, 1] = matrix[0, 1], matrix[0, 2], matrix[1, 2]
+    return matrix, vector
+
+
 def _extremes(rest: np.ndarray) -> tuple[float, float, float]:
     """Robust scatter, and the highest and lowest mean of nine cells of which at least four are known."""
-    rows, cols = rest.shape
-    flat = rest.ravel()
-    rms = MAD * known_median(np.abs(flat - known_median(flat)))
-    high, low = -np.inf, np.inf
-    for i in range(rows):
-        for j in range(cols):
-            total = number = 0.0
-            for a in range(max(i - 1, 0), min(i + 2, rows)):
-                for b in range(max(j - 1, 0), min(j + 2, cols)):
-                    if np.isfinite(rest[a, b]):
-                        total += rest[a, b]
-                        number += 1.0
-            if number >= 4.0:
-                high, low = max(high, total / number), min(low, total / number)
-    return rms, high, low
+    rms = MAD * known_median(np.abs(rest - known_median(rest)))
+    known = np.isfinite(rest)
+    total, number = _nines(np.where(known, rest, 0.0)), _nines(known.astype(np.float64))
+    enough = number >= 4
+    if not enough.any():
+        return rms, -math.inf, math.inf
+    means = total[enough] / number[enough]
+    return rms, float(means.max()), float(means.min())
 
 
-@kernel
+def _nines(cells: np.ndarray) -> np.ndarray:
+    """Sums of each cell and its eight neighbours, with nothing beyond the border."""
+    rows = cells.copy()
+    rows[1:] += cells[:-1]
+    rows[:-1] += cells[1:]
+    out = rows.copy()
+    out[:, 1:] += rows[:, :-1]
+    out[:, :-1] += rows[:, 1:]
+    return out
+
+
 def _parts(relative: np.ndarray, rest: np.ndarray) -> tuple[float, float]:
     """Largest less smallest median of the quadrants; median of the centre less that of the border."""
     rows, cols = relative.shape
-    high, low = -np.inf, np.inf
-    for a in range(2):
-        for b in range(2):
-            part = relative[a * rows // 2 : (a + 1) * rows // 2, b * cols // 2 : (b + 1) * cols // 2]
-            middle = known_median(part.copy().ravel())
-            if np.isfinite(middle):
-                high, low = max(high, middle), min(low, middle)
-    border = np.concatenate((rest[0], rest[-1], rest[:, 0].copy(), rest[:, -1].copy()))
+    halves = [(slice(0, num // 2), slice(num // 2, None)) for num in (rows, cols)]
+    middles = [known_median(relative[down, across]) for down in halves[0] for across in halves[1]]
+    known = [middle for middle in middles if math.isfinite(middle)]
+    border = np.concatenate((rest[0], rest[-1], rest[:, 0], rest[:, -1]))
     centre = rest[rows // 4 : rows - rows // 4, cols // 4 : cols - cols // 4]
-    return high - low, known_median(centre.copy().ravel()) - known_median(border)
+    spread = max(known) - min(known) if known else -math.inf
+    return spread, known_median(centre) - known_median(border)
 
 
 # Edges ----------------------------------------------------------------------------------------------------------------
@@ -382,10 +395,10 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
     turned = ((mean, usable), (mean[::-1], usable[::-1]), (mean.T, usable.T), (mean.T[::-1], usable.T[::-1]))
     pieces = 4 * width
     excesses = [
-        edge_excess(np.ascontiguousarray(values[:pieces]), np.ascontiguousarray(good[:pieces]), width)
+        known_median(edge_excesses(np.ascontiguousarray(values[:pieces]), np.ascontiguousarray(good[:pieces]), width))
         for values, good in turned
     ]
-    known = [float(value) for value in excesses if math.isfinite(value)]
+    known = [value for value in excesses if math.isfinite(value)]
     if not known:
         return {}
     reference = reference_level(level, expected)
@@ -393,8 +406,8 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
 
 
 @kernel
-def edge_excess(mean: np.ndarray, usable: np.ndarray, width: int) -> float:
-    """Mean of the first `width` rows less that of rows 2 width to 4 width: the median of CHUNKS pieces."""
+def edge_excesses(mean: np.ndarray, usable: np.ndarray, width: int) -> np.ndarray:
+    """Mean of the first `width` rows less that of rows 2 width to 4 width, in CHUNKS pieces; NaN unknown."""
     cols = mean.shape[1]
     excesses = np.full(CHUNKS, np.nan)
     for k in range(CHUNKS):
@@ -409,4 +422,4 @@ def edge_excess(mean: np.ndarray, usable: np.ndarray, width: int) -> float:
                     number[part] += 1.0
         if number[0] > 0 and number[1] > 0:
             excesses[k] = total[0] / number[0] - total[1] / number[1]
-    return known_median(excesses)
+    return excesses

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pixels_images import make_facts, make_image
 
 from hpcqa.config import ViewsConfig
-from hpcqa.pixels.cutouts import stretch
+from hpcqa.pixels.cutouts import _halves, stretch
 from hpcqa.pixels.views import look
 
 
@@ -112,3 +114,22 @@ def test_stretch_has_no_nan():
     out = stretch(z, 3.0)
     assert np.isfinite(out).all()
     assert out[0, 4] == pytest.approx(np.arcsinh(1), rel=1e-3)
+
+
+def test_the_stretch_is_that_of_numpy_to_a_step_of_float16():
+    rng = np.random.default_rng(2)
+    sizes = np.concatenate([10.0 ** rng.uniform(-12, 9, 4000), [0, 1e-8, 6e-8, 6.1e-5, 1e30, 3e38]])
+    z = (sizes * rng.choice([-1, 1], sizes.size)).astype(np.float32).reshape(-1, 1)
+    found, expected = stretch(z, 3.0), np.arcsinh(np.clip(z.astype(float), -1e15, 1e15) / 3.0).astype(np.float16)
+    steps = np.abs(found.view(np.int16).astype(int) - expected.view(np.int16).astype(int))
+    small = np.abs(z) < 3e15
+    assert steps[small].max() <= 1
+    assert (steps[small & (np.abs(z) > 1e-3)] > 0).mean() < 0.01
+    assert np.isfinite(found).all()
+
+
+@given(st.lists(st.floats(0, 60000, width=32), min_size=1, max_size=50), st.booleans())
+def test_halves_are_rounded_as_numpy_rounds_them(values, negative):
+    sizes = np.array([values], np.float32)
+    signs = np.full_like(sizes, -1.0 if negative else 1.0)
+    assert np.array_equal(_halves(sizes, signs), np.copysign(sizes, signs).astype(np.float16).view(np.uint16))
