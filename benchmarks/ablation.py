@@ -188,17 +188,17 @@ def of_runs(runs: Sequence[Path], known: Mapping[str, Any]) -> Iterator[Entry]:
             yield Entry(config, name, int(card["step"]), int(card["images"]), tuple(config.ssl.views), model)
 
 
-def of_checkpoints(run: Path, known: Mapping[str, Any]) -> Iterator[Entry]:
-    """The teacher at every checkpoint that a run kept."""
+def of_checkpoints(run: Path, known: Mapping[str, Any], at: Sequence[int]) -> Iterator[Entry]:
+    """The teacher at the checkpoints that a run kept; of some steps, or of all."""
     config = load(run / "run.yaml")[0]
     for path in sorted(run.glob("checkpoints/*/step-*")):
         counters = json.loads((path / "meta.json").read_text())["counters"]
         name = f"{name_of(run)}, at step {counters['step']}"
-        if name in known:
+        if name in known or (at and counters["step"] not in at):
             continue
         model = build(config.model, config.views, kinds_of(config), seed=config.seed)
         tensors = {"teacher": {f"backbone.{key}": value for key, value in model.state_dict().items()}}
-        dcp.load(tensors, checkpoint_id=path, no_dist=True)
+        dcp.state_dict_loader.load(tensors, checkpoint_id=path, no_dist=True)
         model.load_state_dict({key.removeprefix("backbone."): value for key, value in tensors["teacher"].items()})
         yield Entry(config, name, counters["step"], counters["images"], tuple(config.ssl.views), model.eval())
 
@@ -304,7 +304,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path, help="run folder with shards, labels and truth")
     parser.add_argument("runs", type=Path, nargs="+", help="run folders with a backbone")
-    parser.add_argument("--checkpoints", action="store_true", help="score every checkpoint that the runs kept")
+    parser.add_argument("--checkpoints", action="store_true", help="score the checkpoints that the runs kept")
+    parser.add_argument("--at", type=int, nargs="+", default=[], help="only checkpoints of these steps")
     parser.add_argument(
         "--reference", default="ablation, 200 steps, seed 1", help="network that others are compared with"
     )
@@ -325,12 +326,12 @@ def main() -> None:
         scores = {"numbers": survey.score(nothing, NUMBERS).tolist()}
         keep("numbers", {"step": 0, "images": 0, "views": [], "scores": scores})
     runs = [run for run in options.runs if (run / "run.yaml").exists()]
-    entries = (entry for run in runs for entry in of_checkpoints(run, known))
+    entries = (entry for run in runs for entry in of_checkpoints(run, known, options.at))
     for entry in entries if options.checkpoints else of_runs(runs, known):
         control = control_of(entry.views)
         if control not in known:
-            keep(control, scores_of(survey, untrained(entry.config, entry.views), by_pool=True))
-        keep(entry.name, scores_of(survey, entry, by_pool=True))
+            keep(control, scores_of(survey, untrained(entry.config, entry.views), by_pool=options.pools))
+        keep(entry.name, scores_of(survey, entry, by_pool=options.pools))
     truth = survey.truth
     print(f"{len(truth.expnum)} exposures, {truth.bad.sum()} bad, {truth.few.sum()} in 1 or 2 CCDs, "
           f"{truth.novel.sum()} of kinds without a label; {len(survey.labelled)} labelled")  # fmt: skip
