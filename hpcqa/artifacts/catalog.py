@@ -96,6 +96,32 @@ SHARD = Schema(
     key=("expnum", "ccdnum"),
 )
 
+SHARD_INDEX = Schema(
+    "shard_index",
+    1,
+    (
+        Column("shard", "str", "File name of each shard.", dims=("shard",)),
+        Column("content", "str", "Content digest of the shard.", dims=("shard",)),
+        Column("size", "int64", "Size of the file.", unit="B", dims=("shard",)),
+        Column("modified", "int64", "When the file was last written.", unit="ns", dims=("shard",)),
+        Column("num_ccds", "int64", "CCD rows of the shard.", dims=("shard",)),
+        Column("num_exposures", "int64", "Exposures of the shard.", dims=("shard",)),
+        Column(
+            "offset",
+            "int64",
+            "Where the bytes of each dataset (attribute arrays) begin in the file; -1 none.",
+            unit="B",
+            dims=("shard", "array"),
+        ),
+        Column("expnum", "int64", "Exposure number; the shards' rows one after another.", dims=("ccd",)),
+        Column("ccdnum", "int32", "CCD number.", dims=("ccd",)),
+        Column("failed", "int64", "As in the shard.", dims=("ccd",)),
+        Column("background_bin", "int32", "As in the shard.", unit="px", dims=("ccd",)),
+        Column("exposure", "int64", "The exposures of all shards, in order.", dims=("exposure",)),
+        Column("exposure_band", "str", "Band of each exposure.", dims=("exposure",)),
+    ),
+)
+
 CALIBRATION = Schema(
     "calibration",
     1,
@@ -134,6 +160,54 @@ EMBEDDING = Schema(
             "float32",
             "Answers for the focal plane.",
             dims=("exposure", "exposure_defect"),
+            optional=True,
+        ),
+    ),
+    key=("expnum", "ccdnum"),
+)
+
+ATTENTION = Schema(
+    "attention",
+    1,
+    (
+        Column("expnum", "int64", "Exposure number.", dims=("picture",)),
+        Column("ccdnum", "int32", "CCD number.", dims=("picture",)),
+        Column(
+            "suspicion", "float32", "Largest log-odds of an injected kind of defect; NaN unknown.", dims=("picture",)
+        ),
+        Column(
+            "context", "float16", "The context view.", unit="asinh(sigma)", dims=("picture", "cy", "cx"), optional=True
+        ),
+        Column(
+            "context_attention",
+            "float32",
+            "Attention of CLS over its patches in the last block, by head.",
+            dims=("picture", "head", "cpy", "cpx"),
+            optional=True,
+        ),
+        Column(
+            "background",
+            "float16",
+            "The background view.",
+            unit="asinh(sigma)",
+            dims=("picture", "by", "bx"),
+            optional=True,
+        ),
+        Column(
+            "background_attention",
+            "float32",
+            "Attention of CLS over its patches in the last block, by head.",
+            dims=("picture", "head", "bpy", "bpx"),
+            optional=True,
+        ),
+        Column(
+            "detail", "float16", "The detail view.", unit="asinh(sigma)", dims=("picture", "dy", "dx"), optional=True
+        ),
+        Column(
+            "detail_attention",
+            "float32",
+            "Attention of CLS over its patches in the last block, by head.",
+            dims=("picture", "head", "dpy", "dpx"),
             optional=True,
         ),
     ),

@@ -28,7 +28,7 @@ MANIFEST_COLUMNS = (
     *("table", "table_row", "cuts", "cut_detail"),
 )
 # Files whose content the report depends on; the tables carry their own digest, for the others it is computed.
-TABLES = ("manifest", "labels", "truth", "decisions", "ccd_decisions", "classifier", "calibration")
+TABLES = ("manifest", "labels", "truth", "decisions", "ccd_decisions", "classifier", "calibration", "attention")
 PLAIN = ("evaluation", "metrics")
 
 

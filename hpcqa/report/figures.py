@@ -344,6 +344,11 @@ def diverging(image: np.ndarray, covered: np.ndarray | None = None, *, reach: fl
     return _indexed(image, -reach, reach, "RdBu_r", covered)
 
 
+def heat(image: np.ndarray) -> Indexed:
+    """Amounts (rows, columns), dark for none; bright for the largest but a few, so that one does not outshine all."""
+    return _indexed(image, 0.0, max(float(np.percentile(image, 99.5)), 1e-9), "magma", None)
+
+
 def _indexed(image: np.ndarray, low: float, high: float, table: str, covered: np.ndarray | None) -> Indexed:
     finite = np.isfinite(image)
     scaled = np.clip((np.where(finite, image, low).astype(np.float32) - low) / (high - low), 0, 1)

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.observe import track
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.reasons import REASONS
-from hpcqa.report import accounting, charts, compare, evaluation, table
+from hpcqa.report import accounting, attention, charts, compare, evaluation, table
 from hpcqa.report.cards import Card, Views, make_card
 from hpcqa.report.choose import interesting
 from hpcqa.report.collect import Collected, code_version, collect, digests
@@ -151,6 +151,7 @@ def write_pages(data: Collected, config: Config, folder: RunFolder, views: Views
     lost = accounting.unprocessed(data.manifest, data.ccds, cut_names)
     (out / "data" / "unprocessed.csv").write_text(accounting.as_csv(lost))
     page = make_page(data, config, folder, cards, lost)
+    page = replace(page, training=[*page.training, *attention.charts(folder, out / "images")])
     if page.changes is not None:
         (out / "data" / "changes.csv").write_text(compare.as_csv(page.changes))
     (out / "index.html").write_text(render(page))

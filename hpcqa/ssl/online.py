@@ -57,6 +57,9 @@ class Subset:
     def focal_plane(self, exposure_rows: np.ndarray) -> np.ndarray:
         return self._cutouts.focal_plane(self._exposure_rows[exposure_rows])
 
+    def will_need(self, view: str, rows: np.ndarray) -> None:
+        self._cutouts.will_need(view, self._rows[rows])
+
 
 @dataclass
 class OnlineKnn:

@@ -16,7 +16,7 @@ from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.parallel.torchdist import World, joined, pick_device, set_threads
-from hpcqa.ssl import weights
+from hpcqa.ssl import attention, weights
 from hpcqa.ssl.checkpoint import Checkpoints
 from hpcqa.ssl.defects import kinds_of
 from hpcqa.ssl.feed import Cutouts, Feed
@@ -103,7 +103,11 @@ def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, par
         "images": state.counters.images,
         "metrics": journal.latest if journal else {},
     }
-    _export(folder, world, state.teacher.backbone(), card)
+    network = state.teacher.backbone()
+    content = _export(folder, world, network, card)
+    if world.is_first:
+        attention.write(config, folder, network, content, cutouts)
+    world.barrier()
 
 
 def too_few(cutouts: Cutouts) -> str:
@@ -154,7 +158,10 @@ def starting_network(config: Config) -> VisionTransformer:
     return network
 
 
-def _export(folder: RunFolder, world: World, network: VisionTransformer, card: dict[str, Any]) -> None:
+def _export(folder: RunFolder, world: World, network: VisionTransformer, card: dict[str, Any]) -> str:
+    """Write the backbone; its content digest on the first rank, nothing on the others."""
+    content = ""
     if world.is_first:
-        weights.save_backbone(folder.output("backbone"), network, card)
+        content = weights.save_backbone(folder.output("backbone"), network, card)["content"]
     world.barrier()
+    return content

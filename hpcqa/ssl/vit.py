@@ -291,6 +291,18 @@ class VisionTransformer(nn.Module):
         Raises:
             DataError: the images' channels or size do not fit the network.
         """
+        x, grid = self.enter(images, view, masked)
+        factors = [None] * len(self.blocks) if keys is None or not any(self.drops) else depth_factors(keys, self.drops)
+        for block, own in zip(self.blocks, factors, strict=True):
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, own, use_reentrant=False)
+            else:
+                x = block(x, own)
+        x = self.norm(x)
+        return Tokens(x[:, 0], x[:, 1 + self.architecture.registers :], grid)
+
+    def enter(self, images: Tensor, view: str, masked: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """What the first block is given, (B, 1 + registers + N, D), and the patches' grid; see `forward`."""
         self._check(images, view)
         stem = self.stems[view]
         assert isinstance(stem, Stem)
@@ -300,15 +312,7 @@ class VisionTransformer(nn.Module):
         patches = patches + stem.positions(grid)
         batch = len(images)
         cls = (self.cls_token + stem.cls).expand(batch, -1, -1)
-        x = torch.cat([cls, self.register_tokens.expand(batch, -1, -1), patches], dim=1)
-        factors = [None] * len(self.blocks) if keys is None or not any(self.drops) else depth_factors(keys, self.drops)
-        for block, own in zip(self.blocks, factors, strict=True):
-            if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, own, use_reentrant=False)
-            else:
-                x = block(x, own)
-        x = self.norm(x)
-        return Tokens(x[:, 0], x[:, 1 + self.architecture.registers :], grid)
+        return torch.cat([cls, self.register_tokens.expand(batch, -1, -1), patches], dim=1), grid
 
     def _check(self, images: Tensor, view: str) -> None:
         if view not in self.stems:
