@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 # Prior on the weights, worth so many examples: it keeps a hundred from trusting one score alone, which costs problems
@@ -102,5 +101,8 @@ def _logistic(features: np.ndarray, bad: np.ndarray, sample_weight: np.ndarray, 
     count = features.shape[1]
     start = np.r_[np.full(count, 1.0 / count), logit(float(weight[bad].sum()))]
     bounds = [(0.0, None)] * count + [(None, None)]
+    # Only here: classify has no need of it, and it is a fifth of its imports.
+    from scipy.optimize import minimize
+
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 2000, "ftol": 1e-12})
     return np.asarray(np.r_[np.maximum(found.x[:-1], 0.0), found.x[-1]])
