@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,12 @@ class Coded:
     def rename(self, change: Callable[[str], str]) -> Coded:
         """The same column with other words."""
         return Coded(self.codes, tuple(change(word) for word in self.words))
+
+
+def distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values in order of first appearance, and each row's index into them: int64 (N,).
+
+    By hashing: ten million values take a fraction of the second that sorting takes.
+    """
+    encoded = pa.array(np.ascontiguousarray(values)).dictionary_encode()
+    return encoded.dictionary.to_numpy(zero_copy_only=False), encoded.indices.to_numpy().astype(np.int64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from pathlib import Path
 
 import fitsio
@@ -47,23 +46,41 @@ def test_entries_are_whole_exposures_and_single_ccds(tables) -> None:
     assert [(entry.expnum, entry.ccdname) for entry in listed] == [(20, ""), (LONG, "N31")]
 
 
-def test_bad_expid_reads_as_legacypipe_reads_it(tables) -> None:
+def read_bad_expid(text: str) -> dict[object, str]:
+    """As legacypipe's psfzpt_cuts.read_bad_expid does: blanks separate, a hyphen sets a CCD apart, # is a comment."""
+    found: dict[object, str] = {}
+    for line in text.splitlines():
+        words = line.strip().split()
+        if not words or line[0] == "#":
+            continue
+        key = words[0].split("-")
+        assert len(key) <= 2, "legacypipe would skip it"
+        found[int(key[0]) if len(key) == 1 else (int(key[0]), key[1])] = " ".join(words[1:])
+    return found
+
+
+def test_bad_expid_reads_as_legacypipe_reads_it(tables, shared_data: Path) -> None:
     text = exports.bad_expid_text(exports.entries(*tables), SOURCE)
     assert "hpcqa 0.1.0, model 0123456789ab, 2025-03-01" in text.splitlines()[0]
-    whole, single = {}, {}
-    for line in text.splitlines():  # legacypipe: split at blanks, a hyphen sets a CCD apart, '#' is a comment
-        if line.startswith("#") or not line.strip():
-            continue
-        words = line.split()
-        key = words[0].split("-")
-        (single if len(key) == 2 else whole)[int(key[0])] = (key[-1], words[1], " ".join(words[2:]))
-    assert whole == {20: ("20", "2", "clouds, psf p=0.99")}
-    assert single == {LONG: ("N31", "3", "ghost p=0.90")}
+    expected = {20: "2 clouds, psf p=0.99", (LONG, "N31"): "3 ghost p=0.90"}
+    assert read_bad_expid(text) == expected
+    # Appended to the real list it adds these and changes nothing else.
+    real = (shared_data / "labels" / "legacypipe_decam-bad_expid.txt").read_text()
+    assert read_bad_expid(real + text) == read_bad_expid(real) | expected
+
+
+def test_a_ccd_without_a_name_is_not_a_whole_exposure(tables) -> None:
+    decisions, ccds = tables
+    ccds["ccdname"][:] = ""
+    listed = exports.entries(decisions, ccds)
+    assert set(read_bad_expid(exports.bad_expid_text(listed, SOURCE))) == {20, (LONG, "CCD62")}
+    assert exports.ecsv_text(listed, SOURCE).splitlines()[-1].startswith("20,")
 
 
 def test_exclude_table_has_a_row_for_each_ccd(tables) -> None:
     decisions, ccds = tables
-    text = exports.exclude_text(exports.entries(decisions, ccds), ccds, SOURCE)
+    listed = exports.entries(decisions, ccds)
+    text = exports.exclude_text(listed, exports.excluded_ccds(listed, ccds), SOURCE)
     rows = [line.split() for line in text.splitlines() if not line.startswith("#")]
     assert rows == [
         ["20250102", "20", "S7", "nan", "31"],
@@ -79,7 +96,9 @@ def test_ecsv_holds_whole_exposures_as_64_bit_numbers(tables, tmp_path: Path) ->
     decisions["extent"][2] = "exposure"
     path.write_text(exports.ecsv_text(exports.entries(decisions, ccds), SOURCE))
     table = Table.read(path, format="ascii.ecsv")
-    assert table["exposure"].dtype == np.int64
+    assert table["exposure"].dtype == np.uint64  # as lsst-dm/excluded_visits has it
+    assert table.colnames == ["exposure", "comment"]
+    assert np.all(np.diff(table["exposure"].astype(np.int64)) > 0)
     assert table["exposure"].tolist() == [20, LONG]
     assert table["comment"][0] == "clouds, psf p=0.99"
 
@@ -99,39 +118,47 @@ def test_cuts_are_set_lifted_and_kept(tables) -> None:
     assert after.tolist() == [0, 0x1, 0x200, 0x200, 0, 0x204, 0x200, 0]
 
 
-def test_fits_tables_have_units_and_comments(tables, tmp_path: Path) -> None:
-    decisions, _ = tables
-    exports.write_fits(tmp_path / "decisions.fits", catalog.DECISIONS, decisions, SOURCE)
-    read = fitsio.read(tmp_path / "decisions.fits")
-    assert read["expnum"].tolist() == [10, 20, LONG, 40]
-    assert [value.decode().strip() if isinstance(value, bytes) else value.strip() for value in read["verdict"]] == (
-        decisions["verdict"].tolist()
-    )
-    header = fits.getheader(tmp_path / "decisions.fits", 1)
-    assert header.comments["TTYPE1"]
-    assert re.match(r"hpcqa 0\.1\.0, model 0123456789ab", header["ORIGIN"])
-
-
-def test_no_rows_make_a_table_all_the_same(tmp_path: Path) -> None:
-    exports.write_fits(tmp_path / "d.fits", catalog.DECISIONS, empty_columns(catalog.DECISIONS, 0), SOURCE)
-    assert len(fits.getdata(tmp_path / "d.fits", 1)) == 0
-
-
-@pytest.mark.parametrize("with_column", [True, False])
-def test_survey_tables_are_copied_with_new_cuts(tables, tmp_path: Path, with_column: bool) -> None:
+def test_exclude_table_is_as_make_exclude_list_writes_it(tables, tmp_path: Path) -> None:
     decisions, ccds = tables
-    path = tmp_path / "survey-ccds-decam.fits.gz"
-    columns = [fits.Column("expnum", "K", array=ccds["expnum"]), fits.Column("ra", "D", unit="deg", array=np.ones(8))]
-    if with_column:
-        columns.append(fits.Column("CCD_CUTS", "J", array=np.full(8, 4)))
-    fits.BinTableHDU.from_columns(columns).writeto(path)
+    exports.write_exports(tmp_path, decisions, ccds, np.zeros(8, np.int64), SOURCE, with_tables=False)
+    read = fitsio.read(tmp_path / "exclude.fits")
+    assert read.dtype.names == ("EXPNUM", "CCDNUM", "REASON", "ANALYST")
+    assert read["EXPNUM"].tolist() == [20, 20, LONG]
+    assert read["CCDNUM"].dtype.kind == "i"
+    assert read["CCDNUM"].dtype.itemsize == 2
+    assert [reason.strip() for reason in read["REASON"].astype(str)] == ["clouds|psf", "clouds|psf", "ghost"]
+    assert set(read["ANALYST"].astype(str)) == {"hpcqa 0.1.0"}
+
+
+def test_the_same_ccd_in_two_tables_is_excluded_once(tables) -> None:
+    decisions, ccds = tables
+    twice = {name: np.concatenate([values, values]) for name, values in ccds.items()}
+    listed = exports.entries(decisions, twice)
+    assert len(listed) == 2
+    assert exports.excluded_ccds(listed, twice).ccdnum.tolist() == [31, 62, 62]
+
+
+@pytest.mark.parametrize("name", ["survey-ccds-decam.fits.gz", "survey-ccds-decam.kd.fits"])
+def test_survey_tables_are_copied_with_new_cuts(tables, tmp_path: Path, name: str) -> None:
+    """As legacypipe reads them: gzipped, or with a kd-tree in tables before and after it."""
+    decisions, ccds = tables
+    path = tmp_path / name
+    columns = [
+        fits.Column("expnum", "K", array=ccds["expnum"]),
+        fits.Column("ccd_cuts", "I", array=np.array([0x200, 4, 0, 0, 0, 4, 0x200, 0])),
+        fits.Column("ra", "D", unit="deg", array=np.arange(8.0)),
+    ]
+    tree = fits.BinTableHDU.from_columns([fits.Column("kdtree_bb", "2D", array=np.ones((3, 2)))])
+    table = fits.BinTableHDU.from_columns(columns)
+    fits.HDUList([fits.PrimaryHDU(), *([tree] if "kd" in name else []), table, tree.copy()]).writeto(path)
     before = path.read_bytes()
     ccds["table"][:] = str(path)
-    listed = exports.entries(decisions, ccds)
-    cuts = exports.updated_cuts(np.full(8, 4 * with_column), ccds["expnum"], ccds["ccdnum"], listed, np.array([10]))
-    exports.write_survey_tables(tmp_path / "out", ccds["table"], ccds["table_row"], cuts)
-    copy = fitsio.read(tmp_path / "out" / "survey-ccds-decam.fits")
-    name = "CCD_CUTS" if with_column else "ccd_cuts"
-    assert copy[name].tolist() == cuts.tolist()
-    assert copy["ra"].tolist() == [1.0] * 8
+    cuts = np.array([0x200, 4, 0, 0, 0, 4, 0x200, 0])
+    exports.write_exports(tmp_path / "out", decisions, ccds, cuts, SOURCE, with_tables=True)
+    copy = tmp_path / "out" / "survey-ccds" / name
+    number = 2 if "kd" in name else 1
+    read = fitsio.read(copy, ext=number)
+    assert read["ccd_cuts"].tolist() == [0, 4, 0x200, 0x200, 0, 0x204, 0x200, 0]
+    assert read["ra"].tolist() == list(range(8))
+    assert fitsio.read(copy, ext=number + 1)["kdtree_bb"].tolist() == [[1.0, 1.0]] * 3
     assert path.read_bytes() == before
