@@ -1,7 +1,8 @@
 """The reader of FITS images: every exposure opened once, every CCD read with one call to the system.
 
-RICE_1 tiles go through hpcqa's own compiled decoder (rice.py), plain images are read directly, and everything else
-(other codecs, scaled values) is left to astropy, one HDU at a time. Values are those that astropy gives, bit for bit.
+Tiles of RICE_1 and PLIO_1 go through hpcqa's own compiled decoder (decoder.py), plain images are read directly, and all
+else (other codecs, scaled values) is left to astropy, one HDU at a time. Values are those that astropy gives, bit for
+bit.
 """
 
 from __future__ import annotations
@@ -140,8 +141,12 @@ class ExposureFile:
         self._expect_next(hdu)
         return out
 
-    def read_integer(self, hdu: ImageHdu) -> NDArray[np.int32]:
+    def read_integer(self, hdu: ImageHdu, out: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
         """The whole image of integers (a data-quality mask), int32 (rows, columns).
+
+        Args:
+            hdu: one of `images`.
+            out: where to put it, C-contiguous; a new array if None.
 
         Raises:
             DataError: as `read`; or the image is not of integers, or they don't fit.
@@ -151,8 +156,8 @@ class ExposureFile:
         region = Region(0, hdu.shape[0], 0, hdu.shape[1])
         job = _Job.prepare(self._source, hdu, region)
         self._expect_next(hdu)
+        out = _target(out, hdu.shape, np.int32)
         if job is not None:
-            out = np.empty(hdu.shape, np.int32)
             job.run("read_integers", np.zeros(2, np.int64), out)
             return out
         values = self._other(hdu)
@@ -160,14 +165,12 @@ class ExposureFile:
             values = np.nan_to_num(values, nan=0.0)
         if values.size and (values.max() >= 2**31 or values.min() < -(2**31)):
             raise DataError(f"{self.path}[{hdu.index}]: the mask's values don't fit into 32 bits.")
-        return values.astype(np.int32)
+        out[...] = values
+        return out
 
     def _rectangle(self, hdu: ImageHdu, region: Region, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
         shape = region.row1 - region.row0, region.col1 - region.col0
-        if out is None:
-            out = np.empty(shape, np.float32)
-        elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-            raise ValueError(f"out must be float32 {shape} and contiguous")
+        out = _target(out, shape, np.float32)
         self._expect_next(hdu)
         if _is_plain(hdu.header) and not hdu.compressed:
             out[...] = self._plain(hdu, region)
@@ -223,11 +226,20 @@ def open_exposure(path: Path, *, timeout: float | None = None) -> ExposureFile:
 
 def bin_image(image: NDArray[np.float32], step: int, masked: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """What `ExposureFile.read_binned` gives, for an image in memory, float32 (rows, columns)."""
-    from hpcqa.pixels import rice
+    from hpcqa.pixels import decoder
 
     out = np.empty((-(-image.shape[0] // step), -(-image.shape[1] // step)), np.float32)
     mask = _mask_for(masked, (image.shape[0], image.shape[1]))
-    rice.bin_image(np.ascontiguousarray(image, np.float32), mask, masked is not None, step, out)
+    decoder.bin_image(np.ascontiguousarray(image, np.float32), mask, masked is not None, step, out)
+    return out
+
+
+def _target(out: NDArray[Any] | None, shape: tuple[int, int], kind: type) -> NDArray[Any]:
+    """The caller's array if it fits, or a new one."""
+    if out is None:
+        return np.empty(shape, kind)
+    if out.shape != shape or out.dtype != kind or not out.flags.c_contiguous:
+        raise ValueError(f"out must be {np.dtype(kind)} {shape} and contiguous")
     return out
 
 
@@ -273,19 +285,20 @@ class _Job:
         return cls(where, layout, table, _pad(raw), base)
 
     def run(self, kernel: str, *arguments: Any) -> None:
-        """Call a function of rice.py on the tiles."""
-        from hpcqa.pixels import rice
+        """Call a function of decoder.py on the tiles."""
+        from hpcqa.pixels import decoder
 
         layout, table = self.layout, self.table
         extra, places = self._extra()
         starts = table.starts - self.base
         block = np.column_stack([starts, starts + table.sizes, table.index, table.boxes, places]).astype(np.int64)
-        code = np.array([layout.block, layout.byte_pix, layout.dither, layout.dither_start], np.int64)
+        coding = layout.block, layout.byte_pix, layout.dither, layout.dither_start, layout.codec == tiles.PLIO
+        code = np.array(coding, np.int64)
         if kernel == "read_integers":
-            failed = rice.read_integers(self.data, block, code, extra, *arguments)
+            failed = decoder.read_integers(self.data, block, code, extra, *arguments)
         else:
             scaling = table.scales, table.zeros, table.blanks, table.has_blank
-            failed = getattr(rice, kernel)(self.data, block, *scaling, code, rice.RANDOMS, extra, *arguments)
+            failed = getattr(decoder, kernel)(self.data, block, scaling, code, decoder.RANDOMS, extra, *arguments)
         if failed >= 0:
             raise DataError(f"{self.where}: damaged: tile {table.index[failed]} can't be decoded; fetch it again.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,18 +59,38 @@ class MaskFile:
     def load(self, hdu: ImageHdu, context: CcdContext, instrument: Instrument) -> MaskResult:
         """The mask of a CCD image; never raises on a bad mask file, but says so."""
         shape = hdu.shape
-        chip = chip_mask(context, instrument, shape)
         if self._file is None:
+            chip = chip_mask(context, instrument, shape)
             return MaskResult(chip, self._problem, found=self._problem != NO_PROBLEM)
         try:
             dq_hdu = self._file.find(hdu.index, hdu.name)
-            masked = instrument.masked(fitted(self._file.read_integer(dq_hdu), shape), context)
+            dq = fitted(self._file.read_integer(dq_hdu, out=_buffer(dq_hdu.shape)), shape)
         except DataError as problem:
-            return MaskResult(chip, str(problem), found=True)
-        share = float(masked.mean())
+            return MaskResult(chip_mask(context, instrument, shape), str(problem), found=True)
+        masked = _pixels_to_leave_out(dq, context, instrument)
+        share = np.count_nonzero(masked) / max(masked.size, 1)
         if share >= EVERYTHING:
-            return MaskResult(chip, EVERYTHING_MASKED, share, found=True)
-        return MaskResult(masked | chip, NO_PROBLEM, share, found=True)
+            return MaskResult(chip_mask(context, instrument, shape), EVERYTHING_MASKED, share, found=True)
+        _add_chip(masked, context, instrument)
+        return MaskResult(masked, NO_PROBLEM, share, found=True)
+
+
+_local = threading.local()
+
+
+def _buffer(shape: tuple[int, int]) -> NDArray[np.int32]:
+    """This thread's array for the integers of a mask, which nobody keeps: fresh memory costs as much as decoding."""
+    buffer: NDArray[np.int32] | None = getattr(_local, "buffer", None)
+    if buffer is None or buffer.shape != shape:
+        buffer = _local.buffer = np.empty(shape, np.int32)
+    return buffer
+
+
+def _pixels_to_leave_out(dq: NDArray[np.int32], context: CcdContext, instrument: Instrument) -> NDArray[np.bool_]:
+    """What `instrument.masked` says, which is asked about the few pixels that are not zero: zero is always good."""
+    masked: NDArray[np.bool_] = dq != 0
+    masked[masked] = instrument.masked(dq[masked], context)
+    return masked
 
 
 def open_mask(image_path: Path, instrument: Instrument, timeout: float | None = None) -> MaskFile:
@@ -113,9 +134,13 @@ def _candidates(image_path: Path, instrument: Instrument) -> Iterator[Path]:
 def chip_mask(context: CcdContext, instrument: Instrument, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """The regions of the chip that are never to be used, bool (rows, columns)."""
     masked = np.zeros(shape, np.bool_)
-    for region in instrument.bad_regions(context, shape):
-        masked[region.row0 : region.row1, region.col0 : region.col1] = True
+    _add_chip(masked, context, instrument)
     return masked
+
+
+def _add_chip(masked: NDArray[np.bool_], context: CcdContext, instrument: Instrument) -> None:
+    for region in instrument.bad_regions(context, (masked.shape[0], masked.shape[1])):
+        masked[region.row0 : region.row1, region.col0 : region.col1] = True
 
 
 def fitted(dq: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.int32]:

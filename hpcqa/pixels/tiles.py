@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _FORM = re.compile(r"^(\d*)([A-Z])([BIJKED]?)")
 _WIDTHS = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
 _KINDS = {"I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+PLIO = "PLIO_1"
 _DITHERS = {"": 0, "NO_DITHER": 0, "SUBTRACTIVE_DITHER_1": 1, "SUBTRACTIVE_DITHER_2": 2}
 
 
@@ -53,9 +54,12 @@ class Layout:
     @property
     def ours(self) -> bool:
         """Whether our decoder knows this coding; astropy does the others."""
-        if self.codec not in ("RICE_1", "RICE_ONE") or self.scaled or self.dither < 0:
+        if self.scaled or self.dither < 0 or (self.bitpix < 0) != self.quantised or self.bitpix == 64:
             return False
-        if self.columns["COMPRESSED_DATA"][1][1] != "B" or (self.bitpix < 0) != self.quantised or self.bitpix == 64:
+        kind = self.columns["COMPRESSED_DATA"][1][1]
+        if self.codec == PLIO:
+            return kind == "I" and self.bitpix > 0
+        if self.codec not in ("RICE_1", "RICE_ONE") or kind != "B":
             return False
         return self.byte_pix == 4 if self.quantised else self.byte_pix in (1, 2, 4)
 

@@ -1,0 +1,289 @@
+"""From compressed tiles to pixels: decoding, undoing the quantisation, and binning in the same pass.
+
+Written from the FITS standard 4.0 (section 10); bit-identical to cfitsio and astropy (test_fits_formats.py in
+tests/pixels). All functions release the GIL; a damaged tile gives its number back. numba costs about a second to
+import, and compiles for some seconds when a machine sees this first: import it only where pixels are read.
+
+`tiles` is int64 (N, 8): start and end in the data, number of the tile from 0, first row, first column, rows, columns,
+and the tile's row in `extra` (-1: it is in the data). `code` is int64 (5,): block, byte_pix, dither, ZDITHER0, and
+whether the codec is PLIO_1 instead of RICE_1. `scaling` is scales and zeros, float64 (N,), blanks, int32 (N,), the
+values that mean NaN, and whether there are any.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hpcqa.pixels import plio, rice
+from hpcqa.pixels.kernels import kernel
+
+Array = np.ndarray[Any, Any]
+Whole = Any  # a whole number, of the width that numba finds for it
+
+NUM_RANDOMS = 10000
+NO_DITHER, DITHER_1, DITHER_2 = 0, 1, 2
+# The quantised value that SUBTRACTIVE_DITHER_2 keeps for pixels of exactly zero.
+_EXACT_ZERO = -2147483646
+
+
+def _randoms() -> Array:
+    """The standard's 10,000 random numbers (Park and Miller), float64 of their float32 values."""
+    seed, values = 1, []
+    for _ in range(NUM_RANDOMS):
+        seed = 16807 * seed % 2147483647
+        values.append(seed / 2147483647)
+    return np.array(values, np.float32).astype(np.float64)
+
+
+@kernel
+def _unquantise(  # noqa: C901
+    values: Array,
+    num: Whole,
+    scale: Any,
+    zero: Any,
+    dither: Whole,
+    tile: Whole,
+    randoms: Array,
+    blank: Any,
+    has_blank: Any,
+    out: Array,
+) -> None:
+    """Turn quantised int32 values into float32; `tile` is the tile's number from 0 plus ZDITHER0."""
+    if dither == NO_DITHER:
+        for k in range(num):
+            out[k] = np.float32(np.float64(values[k]) * scale + zero)
+    else:
+        seed = (tile - 1) % NUM_RANDOMS
+        following: Any = np.int64(randoms[seed] * 500.0)
+        done: Any = 0
+        while done < num:
+            run = min(num - done, NUM_RANDOMS - following)
+            part = values[done : done + run]
+            random = randoms[following : following + run]
+            target = out[done : done + run]
+            for k in range(run):
+                target[k] = np.float32((np.float64(part[k]) - random[k] + 0.5) * scale + zero)
+            done += run
+            seed = (seed + 1) % NUM_RANDOMS
+            following = np.int64(randoms[seed] * 500.0)
+        if dither == DITHER_2:
+            for k in range(num):
+                if values[k] == _EXACT_ZERO:
+                    out[k] = np.float32(0.0)
+    if has_blank:
+        for k in range(num):
+            if values[k] == blank:
+                out[k] = np.float32(np.nan)
+
+
+@kernel
+def _largest(tiles: Array) -> Whole:
+    """Pixels of the largest tile."""
+    largest = np.int64(1)
+    for t in range(tiles.shape[0]):
+        largest = max(largest, tiles[t, 5] * tiles[t, 6])
+    return largest
+
+
+@kernel
+def _needed(tile: Array, first_col: Whole, out: Array) -> Whole:
+    """Pixels of a tile that must be decoded to fill the window; the end of a row may lie outside of it."""
+    num = tile[5] * tile[6]
+    return min(num, out.shape[1] - (tile[4] - first_col)) if tile[5] == 1 else num
+
+
+@kernel
+def _decode(data: Array, tile: Array, num: Whole, code: Array, values: Array) -> bool:
+    if code[4] != 0:
+        return plio.decode_tile(data, tile[0], tile[1], num, values)
+    return rice.decode_tile(data, tile[0], tile[1], num, code[0], code[1], values)
+
+
+@kernel
+def _decode_floats(
+    data: Array,
+    tiles: Array,
+    t: Whole,
+    num: Whole,
+    scaling: tuple[Array, Array, Array, bool],
+    code: Array,
+    randoms: Array,
+    values: Array,
+    out: Array,
+) -> bool:
+    """The first `num` pixels of tile t, by way of the int32 `values`, into `out`."""
+    scales, zeros, blanks, has_blank = scaling
+    if not _decode(data, tiles[t], num, code, values):
+        return False
+    number = tiles[t, 2] + code[3]
+    _unquantise(values, num, scales[t], zeros[t], code[2], number, randoms, blanks[t], has_blank, out)
+    return True
+
+
+@kernel
+def _place(source: Array, tile: Array, corner: Array, out: Array) -> None:
+    """Copy the part of a decoded tile that lies inside the window `out`."""
+    row, col, height, width = tile[3] - corner[0], tile[4] - corner[1], tile[5], tile[6]
+    rows, cols = out.shape
+    for r in range(max(0, -row), min(height, rows - row)):
+        for c in range(max(0, -col), min(width, cols - col)):
+            out[row + r, col + c] = source[r * width + c]
+
+
+@kernel
+def read_floats(
+    data: Array,
+    tiles: Array,
+    scaling: tuple[Array, Array, Array, bool],
+    code: Array,
+    randoms: Array,
+    extra: Array,
+    corner: Array,
+    out: Array,
+) -> Whole:
+    """Decode quantised tiles into the window `out` of the image.
+
+    Args:
+        data: uint8, the compressed bytes with rice.PADDING zero bytes at the end.
+        tiles, scaling, code: see the module.
+        randoms: float64 (10000,).
+        extra: float32 (M, largest tile), tiles that were stored in another way.
+        corner: int64 (2,), row and column of the image where `out` begins.
+        out: float32 (rows, columns), C-contiguous.
+
+    Returns:
+        -1, or the index of the first tile that is damaged.
+    """
+    values, floats = np.empty(_largest(tiles), np.int32), np.empty(_largest(tiles), np.float32)
+    for t in range(tiles.shape[0]):
+        if tiles[t, 7] >= 0:
+            _place(extra[tiles[t, 7]], tiles[t], corner, out)
+            continue
+        num = _needed(tiles[t], corner[1], out)
+        # Whole rows are written where they belong.
+        direct = tiles[t, 5] == 1 and tiles[t, 4] == corner[1]
+        target = out[tiles[t, 3] - corner[0]] if direct else floats
+        if not _decode_floats(data, tiles, t, num, scaling, code, randoms, values, target):
+            return t
+        if not direct:
+            _place(floats, tiles[t], corner, out)
+    return -1
+
+
+@kernel
+def read_integers(data: Array, tiles: Array, code: Array, extra: Array, corner: Array, out: Array) -> Whole:
+    """As `read_floats`, for integer images: `extra` and `out` are int32."""
+    values = np.empty(_largest(tiles), np.int32)
+    for t in range(tiles.shape[0]):
+        if tiles[t, 7] >= 0:
+            _place(extra[tiles[t, 7]], tiles[t], corner, out)
+            continue
+        num = _needed(tiles[t], corner[1], out)
+        direct = tiles[t, 5] == 1 and tiles[t, 4] == corner[1]
+        target = out[tiles[t, 3] - corner[0]] if direct else values
+        if not _decode(data, tiles[t], num, code, target):
+            return t
+        if not direct:
+            _place(values, tiles[t], corner, out)
+    return -1
+
+
+@kernel
+def _add_row(row: Array, masked: Array, has_mask: bool, sums: Array, counts: Array) -> Whole:
+    """Add the finite, unmasked pixels of an image row to the sums (float64) and counts (int32) of its columns.
+
+    Returns:
+        1 if every pixel was added and `counts` left as it was, else 0: nearly all rows are whole, and faster so.
+    """
+    odd = np.int32(0)
+    for c in range(sums.size):
+        odd += np.int32(row[c] - row[c] != 0)
+    if odd == 0 and not has_mask:
+        for c in range(sums.size):
+            sums[c] += row[c]
+        return 1
+    for c in range(sums.size):
+        use = (row[c] - row[c] == 0) & (not (has_mask and masked[c]))
+        sums[c] += row[c] if use else np.float32(0)
+        counts[c] += np.int32(use)
+    return 0
+
+
+@kernel
+def _finish_row(sums: Array, counts: Array, height: Whole, whole: Whole, step: Whole, out: Array) -> None:
+    """Gather `step` columns into each cell of a binned row, and begin anew.
+
+    Of the `height` image rows in it, `whole` are not in `counts`.
+    """
+    for cell in range(out.size):
+        first = cell * step
+        stop = min(first + step, sums.size)
+        total = 0.0
+        for c in range(first, stop):
+            total += sums[np.uint64(c)]
+        count = whole * (stop - first)
+        if whole < height:
+            for c in range(first, stop):
+                count += counts[np.uint64(c)]
+        out[cell] = np.float32(total / count) if count > 0 else np.float32(np.nan)
+    sums[:] = 0.0
+    if whole < height:
+        counts[:] = 0
+
+
+@kernel
+def bin_image(image: Array, masked: Array, has_mask: bool, step: Whole, out: Array) -> None:
+    """Means of the finite, unmasked pixels in cells of step x step pixels; NaN where there are none.
+
+    Args:
+        image: float32 (rows, cols). masked: bool, same shape (1 x cols is enough without `has_mask`).
+        out: float32 (ceil(rows / step), ceil(cols / step)); cells at the far edges may be smaller.
+    """
+    rows, cols = image.shape
+    sums = np.zeros(cols, np.float64)
+    counts = np.zeros(cols, np.int32)
+    whole = 0
+    for r in range(rows):
+        whole += _add_row(image[r], masked[r if has_mask else 0], has_mask, sums, counts)
+        if (r + 1) % step == 0 or r + 1 == rows:
+            _finish_row(sums, counts, r % step + 1, whole, step, out[r // step])
+            whole = 0
+
+
+@kernel
+def read_binned(
+    data: Array,
+    tiles: Array,
+    scaling: tuple[Array, Array, Array, bool],
+    code: Array,
+    randoms: Array,
+    extra: Array,
+    masked: Array,
+    has_mask: bool,
+    step: Whole,
+    shape: tuple[Whole, Whole],
+    out: Array,
+) -> Whole:
+    """`read_floats` and `bin_image` in one pass, for tiles as wide as the image; `shape` is the image's."""
+    rows, cols = shape
+    values, floats = np.empty(_largest(tiles), np.int32), np.empty(_largest(tiles), np.float32)
+    sums, counts = np.zeros(cols, np.float64), np.zeros(cols, np.int32)
+    whole = 0
+    for t in range(tiles.shape[0]):
+        source = floats
+        if tiles[t, 7] >= 0:
+            source = extra[tiles[t, 7]]
+        elif not _decode_floats(data, tiles, t, tiles[t, 5] * cols, scaling, code, randoms, values, floats):
+            return t
+        for k in range(tiles[t, 5]):
+            r = tiles[t, 3] + k
+            whole += _add_row(source[k * cols : (k + 1) * cols], masked[r if has_mask else 0], has_mask, sums, counts)
+            if (r + 1) % step == 0 or r + 1 == rows:
+                _finish_row(sums, counts, r % step + 1, whole, step, out[r // step])
+                whole = 0
+    return -1
+
+
+RANDOMS: Array = _randoms()
