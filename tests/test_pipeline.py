@@ -5,16 +5,25 @@ from __future__ import annotations
 import pytest
 
 from hpcqa import compose
-from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.folder import RunFolder, shard_name
 from hpcqa.errors import ConfigError
 from hpcqa.launch.pipeline import lenders, planned, upstream
+from hpcqa.launch.progress import PER_SHARD, standing_file
 from hpcqa.stages import STAGES, stage
+from tests.launch.test_status import write_manifest
 
 
 def made(folder: RunFolder, *names: str) -> None:
-    for name in names:
-        for artifact in stage(name).writes:
-            folder.output(artifact).touch()
+    """Leave behind what says that stages are done; the manifest asks for one shard."""
+    for artifact in [artifact for name in names for artifact in stage(name).writes]:
+        path = standing_file(folder, artifact)
+        if artifact == "manifest":
+            write_manifest(folder, 1)
+            continue
+        if artifact in PER_SHARD:
+            path = path / shard_name(0)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
 
 
 def frozen(*overrides: str):
@@ -36,6 +45,13 @@ def test_what_comes_before_a_changed_setting_is_borrowed(first):
     assert set(lenders(config, folder)) == {"manifest", "shard", "calibrate", "pretrain", "embed"}
 
 
+def test_what_a_base_run_has_not_finished_is_not_borrowed(first):
+    (first.output("shards") / shard_name(0)).unlink()
+    config, folder = frozen("run=second", "base=first")
+    assert "shard" not in lenders(config, folder)
+    assert "manifest" in lenders(config, folder)
+
+
 def test_a_changed_setting_early_on_borrows_nothing_after_it(first):
     config, folder = frozen("run=second", "base=first", "views.stamp=16")
     assert set(lenders(config, folder)) == {"manifest"}
@@ -50,8 +66,7 @@ def test_what_this_run_has_made_is_not_borrowed(first):
 def test_a_simulated_survey_is_borrowed_with_its_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, base = frozen("run=first", "survey=simulated")
-    base.output("survey").mkdir()
-    made(base, *(entry.name for entry in STAGES if entry.name != "simulate"))
+    made(base, *(entry.name for entry in STAGES))
     config, folder = frozen("run=second", "base=first", "fit.k=2")
     assert config.survey.truth == str(base.output("survey") / "truth.csv")
     assert {"simulate", "manifest", "embed"} <= set(lenders(config, folder))

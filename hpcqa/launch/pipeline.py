@@ -55,17 +55,17 @@ def run_all(config: Config, folder: RunFolder) -> Outcome:
         HpcqaError: of the first stage that fails for good.
     """
     outcome = Outcome()
+    lent = lenders(config, folder)
+    for name, base in lent.items():
+        logger.info("%s: from %s", name, base)
+    own = [stage for stage in planned(config) if stage.name not in lent]
     if config.launch.kind == "slurm":
-        outcome.sentences += campaign.launch(config, folder, planned(config), whole_flow=True)
+        outcome.sentences += campaign.launch(config, folder, own, whole_flow=True)
         if is_over(config):
             _conclude(config, folder, outcome)
         return outcome
-    lent = {} if config.survey.update else lenders(config, folder)
-    for stage in planned(config):
-        if stage.name in lent:
-            logger.info("%s: from %s", stage.name, lent[stage.name])
-        else:
-            _run(config, folder, stage, outcome)
+    for stage in own:
+        _run(config, folder, stage, outcome)
     _conclude(config, folder, outcome)
     return outcome
 
@@ -93,15 +93,16 @@ def lenders(config: Config, folder: RunFolder) -> dict[str, Path]:
     """The stages that a base run has done with these very settings, on nothing that this run makes anew.
 
     Returns:
-        The base run for each such stage.
+        The base run for each such stage; none for an update, which makes everything its own.
     """
     lent: dict[str, Path] = {}
-    for base in folder.bases:
-        other = load(base / NAMES["run"])[0]
+    for base in () if config.survey.update else folder.bases:
+        other, lender = load(base / NAMES["run"])[0], RunFolder(base)
+        shards = progress.own_shards(other, lender)
         for stage in planned(config):
             reads_own = any(folder.output(artifact).exists() for artifact in stage.reads)
             has_own = any(folder.output(artifact).exists() for artifact in stage.writes)
-            there = all((base / NAMES[artifact]).exists() for artifact in stage.writes)
+            there = progress.progress_of(other, lender, stage, shards).is_complete
             same = all(
                 settings_of(other, STAGE_SECTIONS[name]) == settings_of(config, STAGE_SECTIONS[name])
                 for name in upstream(stage)

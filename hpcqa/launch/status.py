@@ -12,6 +12,7 @@ from hpcqa.artifacts.folder import RunFolder
 from hpcqa.config import Config
 from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.launch import failures, jobs, queue
+from hpcqa.launch.pipeline import lenders
 from hpcqa.launch.progress import Progress, own_shards, progress_of
 from hpcqa.launch.queue import JobState
 from hpcqa.stages import STAGES, stage
@@ -21,7 +22,7 @@ TAIL_BYTES = 16384
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One row of the table."""
+    """One row of the table; `lent` is the run whose artifacts serve, where this one needs none of its own."""
 
     stage: str
     progress: Progress
@@ -29,6 +30,7 @@ class StageStatus:
     tasks: Mapping[str, int]
     failures: Sequence[str]
     last_line: str
+    lent: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def collect(config: Config, folder: RunFolder) -> RunStatus:
     """Look at the run folder and ask Slurm, where there is one, about the run's jobs."""
     latest = jobs.latest(folder.path)
     known, notes = _ask([entry.job for entry in latest.values()])
-    shards = own_shards(config, folder)
+    shards, lent = own_shards(config, folder), lenders(config, folder)
     rows = []
     for entry in STAGES:
         if entry.name == "simulate" and not config.survey.simulated:
@@ -53,11 +55,12 @@ def collect(config: Config, folder: RunFolder) -> RunStatus:
         rows.append(
             StageStatus(
                 entry.name,
-                progress_of(config, folder, entry, shards),
+                progress_of(config, RunFolder(lent[entry.name]) if entry.name in lent else folder, entry, shards),
                 submission.job if submission else "",
                 queue.summary(known.get(submission.job, [])) if submission else {},
                 [describe(failure) for failure in failures.read(folder.output("logs"), entry.name)],
                 last_line(folder.output("logs") / f"{entry.name}-0.log"),
+                str(lent.get(entry.name, "")),
             )
         )
     return RunStatus(str(folder.path), rows, notes)
@@ -106,7 +109,7 @@ def render(status: RunStatus) -> str:
     rows += [
         (
             row.stage,
-            done_text(row.progress),
+            done_text(row.progress) + (" (lent)" if row.lent else ""),
             "" if row.progress.rate is None else f"{row.progress.rate:.3g}/s",
             "" if row.progress.left_s is None else duration(row.progress.left_s),
             row.job,
@@ -123,6 +126,7 @@ def render(status: RunStatus) -> str:
             lines.append(f"{row.stage}: {len(row.failures) - 3} further ranks failed")
     working = [row for row in status.stages if row.last_line and not row.progress.is_complete]
     lines += [f"{working[-1].stage} says: {working[-1].last_line}"] if working else []
+    lines += [f"lent by {base}" for base in dict.fromkeys(row.lent for row in status.stages if row.lent)]
     return "\n".join([*lines, *status.notes])
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from hpcqa.artifacts.catalog import MANIFEST
-from hpcqa.artifacts.folder import shard_name
+from hpcqa.artifacts.folder import RunFolder, shard_name
 from hpcqa.artifacts.schema import Provenance
 from hpcqa.artifacts.store import read_provenance, write_json, write_table
 from hpcqa.config import Config, SurveyConfig
+from hpcqa.config.frozen import to_yaml
 from hpcqa.errors import DataError
 from hpcqa.launch import failures, jobs, progress, queue, status
 from hpcqa.launch.progress import Progress
@@ -127,6 +128,26 @@ def test_the_table(folder, monkeypatch):
     shard = next(row for row in found["stages"] if row["stage"] == "shard")
     assert shard["tasks"] == {"FAILED": 1, "RUNNING": 1}
     assert shard["complete"] is False
+
+
+def test_what_a_base_run_lends_is_done(folder, tmp_path):
+    """The base has the manifest and two of three shards: the manifest is lent, the unfinished shards are not."""
+    base = RunFolder(tmp_path / "base")
+    base.path.mkdir()
+    (base.path / "run.yaml").write_text(to_yaml(Config(run=str(base.path)), []))
+    write_manifest(base, 3)
+    write_shards(base, [0, 1])
+    base.output("labels").write_text("")
+    config = Config(run=str(folder.path), base=str(base.path))
+    there = RunFolder(folder.path, (base.path,))
+    rows = {row.stage: row for row in status.collect(config, there).stages}
+    assert rows["manifest"].lent == str(base.path)
+    assert rows["manifest"].progress.is_complete
+    assert (rows["shard"].lent, rows["shard"].progress.done, rows["shard"].progress.total) == ("", 0, 3)
+    write_shards(base, [2])
+    text = status.status_text(config, there)
+    assert "3/3 (lent)" in text
+    assert f"lent by {base.path}" in text
 
 
 def test_forgotten_jobs_and_no_slurm_are_notes(folder, monkeypatch):
