@@ -27,6 +27,11 @@ class ClassifyConfig:
     )
     review: int = setting(0, "Send at most so many exposures to review; 0: no limit.", low=0)
     device: str = setting("cpu", "Where distances are computed.", choices=("cpu", "cuda"), output=False)
+    index: str = setting(
+        "exact",
+        "How neighbours are found: exact, or by faiss's cells for millions of references (its recall is logged).",
+        choices=("exact", "faiss"),
+    )
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from hpcqa.qa import approximate
 from hpcqa.qa.blocks import FeatureMap, NumberScale, Raw
 from hpcqa.qa.exposure import ccd_scores, columns_of, exposure_scores, rank_in_exposure
 from hpcqa.qa.fusion import Fusion, OneSided
@@ -28,6 +30,7 @@ class References:
         reasons: int64 (reference,), bits of hpcqa.reasons.
         fold: int32 (reference,); a labelled exposure is scored without the references of its own fold of nights.
         features: channel to float32 (reference, feature).
+        indices: channel to approximate indices of its good (False) and bad (True) references; usually none.
     """
 
     expnum: np.ndarray
@@ -36,6 +39,7 @@ class References:
     reasons: np.ndarray
     fold: np.ndarray
     features: Mapping[str, np.ndarray]
+    indices: Mapping[str, Mapping[bool, approximate.Index]] = field(default_factory=dict)
 
     def select(self, rows: np.ndarray) -> References:
         """Some references, in the same order."""
@@ -48,10 +52,36 @@ class References:
         """Scores of queries by channel; `fold` int (query,), -1 for queries that no label names."""
         return {
             channel: distance_ratio_scores(
-                queries[channel], features, self.bad, k, query_group=fold, reference_group=self.fold, device=device
+                queries[channel],
+                features,
+                self.bad,
+                k,
+                query_group=fold,
+                reference_group=self.fold,
+                device=device,
+                indices=self.indices.get(channel),
             )
             for channel, features in self.features.items()
         }
+
+    def indexed(self, k: int) -> tuple[References, float]:
+        """The same with approximate indices where references are many, and the least share of neighbours that one of
+        them finds, measured with examples of the other class; 1 without any.
+        """
+        found: dict[str, dict[bool, approximate.Index]] = {}
+        least = 1.0
+        for channel, features in self.features.items():
+            for side in (False, True):
+                rows = np.flatnonzero(self.bad == side)
+                if len(rows) < approximate.FEWEST:
+                    continue
+                rows = rows[np.argsort(self.fold[rows], kind="stable")]
+                index = approximate.Index.of(np.asarray(features[rows]))
+                found.setdefault(channel, {})[side] = index
+                others = np.flatnonzero(self.bad != side)
+                share = approximate.recall(index, np.asarray(features[others[: 1 << 16]]), k)
+                least = min(least, share if np.isfinite(share) else 1.0)
+        return dataclasses.replace(self, indices=found), least
 
 
 @dataclass(frozen=True)

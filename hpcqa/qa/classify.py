@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import logging
 from pathlib import Path
@@ -47,7 +48,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     if mpi.broadcast(all(current), ranks):
         logger.info("classify: %s is current", folder.output("decisions"))
         return
-    classifier = classifier_file.read(folder.need("classifier", "fit"))
+    classifier = _with_index(classifier_file.read(folder.need("classifier", "fit")), config.classify.index, ranks)
     parts, words = _decide_share(config, folder, ranks, paths, classifier)
     gathered = mpi.gather((parts, words), ranks)
     if gathered is None:
@@ -55,6 +56,19 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     everything = [part for some, _ in gathered for part in some]
     words = next((names for _, names in gathered if names), ())
     _write(config, folder, classifier, merge_parts(everything), words, Provenance(digest, parents))
+
+
+def _with_index(classifier: Classifier, index: str, ranks: Ranks) -> Classifier:
+    """The classifier with what `classify.index` asks for."""
+    if index == "exact":
+        return classifier
+    ccd, of_ccds = classifier.ccd.indexed(classifier.k)
+    exposure, of_exposures = classifier.exposure.indexed(classifier.k)
+    if ranks.is_first:
+        count = sum(len(sides) for level in (ccd, exposure) for sides in level.indices.values())
+        least = min(of_ccds, of_exposures)
+        logger.info("classify: %d approximate indices, which find %.4f of the true neighbours or more", count, least)
+    return dataclasses.replace(classifier, ccd=ccd, exposure=exposure)
 
 
 def _parents(folder: RunFolder, paths: list[Path]) -> dict[str, str]:

@@ -6,11 +6,12 @@ distance to the nearest bad ones keeps it, and the first of them alone says how 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from hpcqa.qa import knn
+from hpcqa.qa import approximate, knn
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def distance_ratio_scores(
     query_group: np.ndarray | None = None,
     reference_group: np.ndarray | None = None,
     device: str = "cpu",
+    indices: Mapping[bool, approximate.Index] | None = None,
 ) -> Scores:
     """Score queries by their distances to the nearest good and the nearest bad references.
 
@@ -71,15 +73,18 @@ def distance_ratio_scores(
         query_group: int (query,); a query never finds references of its own group (its exposure, night or fold).
         reference_group: int (reference,), with `query_group`.
         device: where the distances are computed.
+        indices: approximate ones of the good (False) and the bad (True) references, for queries of no group.
 
     Returns:
         Scores with rows in the order of `references` as given.
     """
     bad = np.asarray(bad, bool)
     sides = []
-    for rows in (np.flatnonzero(~bad), np.flatnonzero(bad)):
+    for side in (False, True):
+        rows = np.flatnonzero(bad == side)
         group = None if reference_group is None else np.asarray(reference_group)[rows]
-        sides.append(_one_class(queries, references, rows, k, query_group, group, device))
+        index = (indices or {}).get(side)
+        sides.append(_one_class(queries, references, rows, k, query_group, group, device, index))
     good, worse = sides
     return Scores(_mean(good.distance), _mean(worse.distance), good.index, worse.index, good.distance, worse.distance)
 
@@ -92,6 +97,7 @@ def _one_class(
     query_group: np.ndarray | None,
     group: np.ndarray | None,
     device: str,
+    index: approximate.Index | None,
 ) -> knn.Neighbours:
     exclude = None
     if query_group is not None and group is not None:
@@ -99,7 +105,11 @@ def _one_class(
             order = np.argsort(group, kind="stable")
             rows, group = rows[order], group[order]
         exclude = np.stack([np.searchsorted(group, query_group, side) for side in ("left", "right")], axis=1)
-    found = knn.nearest(queries, _take(references, rows), k, exclude=exclude, device=device)
+    chosen = _take(references, rows)
+    if index is None:
+        found = knn.nearest(queries, chosen, k, exclude=exclude, device=device)
+    else:
+        found = index.nearest_but(queries, chosen, k, exclude, device)
     return knn.Neighbours(found.distance, np.where(found.index < 0, -1, _lookup(rows, found.index)))
 
 

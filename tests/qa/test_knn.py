@@ -102,3 +102,70 @@ def test_fewer_references_than_neighbours() -> None:
 
 def test_no_queries() -> None:
     assert knn.nearest(np.zeros((0, 3), "f4"), np.zeros((5, 3), "f4"), 2).index.shape == (0, 2)
+
+
+def embeddings(rows: int, width: int, seed: int = 4) -> np.ndarray:
+    """Rows whose variance lies in few directions, some of them twice."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(rows, width)) / (1.0 + np.arange(width))
+    values = (values @ np.linalg.qr(rng.normal(size=(width, width)))[0] + 3.0).astype("f4")
+    values[rows // 2 : rows // 2 + 20] = values[:20]
+    return values
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("leading", [False, True])
+def test_every_way_finds_the_same(precision: str, leading: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "LEADING_ROWS", 100)
+    monkeypatch.setattr(knn, "FEW_QUERIES", 10)
+    monkeypatch.setattr(knn, "REFERENCE_ROWS", 512)
+    references = embeddings(1700, 260)
+    queries = np.concatenate([references[:20], embeddings(40, 260, seed=5)])
+    start = np.arange(len(queries))
+    exclude = np.stack([start, start + 7], axis=1)
+    found = knn.nearest(queries, references, 6, exclude=exclude, precision=precision, leading=leading)
+    distance, index = brute(queries, references, 6, exclude)
+    assert np.array_equal(found.index, index)
+    assert np.array_equal(found.distance, distance)
+
+
+def test_leading_components_never_overestimate() -> None:
+    references = embeddings(600, 300)
+    leading = knn._Leading.fit(references, references.mean(axis=0))
+    assert leading is not None
+    short = leading.apply(references).astype(np.float64)
+    assert short.shape == (600, knn.LEADING + 1)
+    less = np.square(short[:, None] - short[None, :50]).sum(2)
+    full = np.square(references[:, None].astype(np.float64) - references[None, :50]).sum(2)
+    assert np.all(less <= full + 1e-4 * full.max())
+    assert np.median(less / np.maximum(full, 1e-9)) > 0.9
+
+
+def test_without_leading_components_none_are_used() -> None:
+    spread = np.random.default_rng(0).normal(size=(2000, 300)).astype("f4")
+    assert knn._Leading.fit(spread, spread.mean(axis=0)) is None
+
+
+def test_a_stage_that_leaves_most_open_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances that bfloat16 cannot tell apart."""
+    rng = np.random.default_rng(6)
+    references = (rng.normal(size=(1, 16)) + 1e-3 * rng.normal(size=(900, 16))).astype("f4")
+    references[0] += 100.0
+    monkeypatch.setattr(knn, "QUERY_ROWS", 8)
+    stages = []
+    made = knn._stages
+    monkeypatch.setattr(knn, "_stages", lambda *args, **more: stages.append(made(*args, **more)) or stages[0])
+    found = knn.nearest(references[1:41], references, 3, precision="bf16")
+    assert len(stages[0]) == 1
+    assert np.array_equal(found.index, brute(references[1:41], references, 3)[1])
+
+
+def test_the_search_of_other_devices_finds_the_same() -> None:
+    """`cpu:0` takes the way of a GPU."""
+    references = embeddings(1500, 20)
+    start = np.arange(50)
+    exclude = np.stack([start, start + 5], axis=1)
+    expected = knn.nearest(references[:50], references, 5, exclude=exclude)
+    found = knn.nearest(references[:50], references, 5, exclude=exclude, device="cpu:0")
+    assert np.array_equal(found.index, expected.index)
+    assert np.array_equal(found.distance, expected.distance)
