@@ -71,6 +71,9 @@ class Memory:
     def focal_plane(self, exposure_rows: np.ndarray) -> np.ndarray:
         return self.planes[exposure_rows]
 
+    def will_need(self, view: str, rows: np.ndarray) -> None:
+        """All is in memory."""
+
 
 class Ours:
     """The trainer of this package."""

@@ -1,126 +1,233 @@
-"""The training reader beside np.memmap on the same data, from 10 shards and from many, in one run.
+"""The training reader beside np.memmap and others on the same data, from 10 shards to 10,000, in one run.
 
-    python benchmarks/shard_reader.py [--shards 10 100 1000] [--rows 64] [--batches 200] [--json FILE]
+    python benchmarks/shard_reader.py [--shards 10 100 1000 10000] [--size 512 256] [--rows 32] [--json FILE]
 
-Samples are 512 x 256 float16 context views in shards of `--rows` CCDs. The reader's order is hpcqa's own (block
-shuffle), its cache is off. np.memmap reads the same rows of one flat file of the same size: block by block as a careful
-user would (`np.memmap, same rows`), and fully at random, one sample at a time. Methods take turns; the best of three.
+Samples are float16 context views of --size pixels in shards of --rows CCDs (all data is written twice, so 10,000 shards
+want a small --size, such as 64 64). The reader visits rows in hpcqa's own order, its cache in memory is off. np.memmap
+reads the same rows in the same order: from one flat file, and from the shards themselves, one map a shard. Methods take
+turns; the best of three is told, with a warm page cache, by the clock and, for the two that are compared, by the
+processor's time of all threads, which another job on the machine disturbs less. Then each once with the page cache
+emptied. Besides: handles, memory of its own, time of the first and of later openings.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
+import psutil
 
 from hpcqa.artifacts import store
 from hpcqa.artifacts.catalog import SHARD
+from hpcqa.artifacts.folder import SHARD_INDEX_NAME
 from hpcqa.artifacts.schema import Provenance
 from hpcqa.config import Config, ShardConfig
-from hpcqa.pixels.dataset import ShardSet, rows_at
+from hpcqa.pixels.dataset import ShardSet
+from hpcqa.pixels.order import Order
 
-SIZE = (512, 256)
 BATCH = 256
-# Data beyond this is not written: further shards are hard links, so that their number can grow without the disk's.
-MOST_BYTES = 3 << 30
+ROUNDS = 3
+SAMPLE_READS = 2000  # of the slow peers
+Batches = list[np.ndarray]
 
 
-def write_shard(path: Path, rows: int, number: int) -> None:
-    rng = np.random.default_rng(number)
-    small = {"by": 4, "bx": 4, "dy": 4, "dx": 4, "number": 4, "exposure": 1, "ccd": rows, "cy": SIZE[0], "cx": SIZE[1]}
+def write_shards(paths: list[Path], rows: int, size: tuple[int, int]) -> None:
+    """Shards of random samples: the first as hpcqa writes it, the others its bytes with other samples and numbers."""
+    small = {"by": 4, "bx": 4, "dy": 4, "dx": 4, "number": 4, "exposure": 1, "ccd": rows, "cy": size[0], "cx": size[1]}
     arrays = {}
     for column in SHARD.columns:
         shape = tuple(small[axis] for axis in column.dims)
         arrays[column.name] = np.full(shape, "r", object) if column.dtype == "str" else np.zeros(shape, column.dtype)
-    arrays["context"] = rng.standard_normal((rows, *SIZE), np.float32).astype(np.float16)
-    arrays["expnum"] = np.full(rows, number, np.int64)
     arrays["ccdnum"] = np.arange(rows, dtype=np.int32)
-    arrays["exposure"] = np.array([number], np.int64)
-    store.write_arrays(path, SHARD, arrays, Provenance("x"), {"number_names": ["a", "b", "c", "d"]})
+    store.write_arrays(paths[0], SHARD, arrays, Provenance("x"), {"number_names": ["a", "b", "c", "d"]})
+    with store.open_arrays(paths[0], SHARD) as shard:
+        offsets = {name: shard.offset(name) for name in ("context", "expnum", "exposure")}
+    raw = bytearray(paths[0].read_bytes())
+    for number, path in enumerate(paths):
+        samples = np.random.default_rng(number).integers(0, 1 << 14, (rows, *size), np.uint16)
+        values = {
+            "context": samples,
+            "expnum": np.full(rows, number, np.int64),
+            "exposure": np.array([number], np.int64),
+        }
+        for name, new in values.items():
+            raw[offsets[name] : offsets[name] + new.nbytes] = new.tobytes()
+        path.write_bytes(raw)
 
 
-def rate(work: Callable[[np.ndarray], object], batches: list[np.ndarray]) -> float:
+def rate(work: Callable[[np.ndarray], object], batches: Batches) -> float:
     start = time.perf_counter()
     for rows in batches:
         work(rows)
     return sum(map(len, batches)) / (time.perf_counter() - start)
 
 
-def copies(flat: np.memmap, rows: np.ndarray) -> np.ndarray:
-    out = np.empty((len(rows), *SIZE), np.float16)
-    for place, row in enumerate(rows):
-        out[place] = flat[row]
+def gather(read: Callable[[int], np.ndarray], rows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    out = np.empty((len(rows), *size), np.float16)
+    for place, row in enumerate(rows.tolist()):
+        out[place] = read(row)
     return out
 
 
-def compare(folder: Path, num_shards: int, rows: int, num_batches: int) -> dict[str, float]:
-    """Samples a second of each method."""
-    real = min(num_shards, max(1, MOST_BYTES // (rows * SIZE[0] * SIZE[1] * 2)))
-    paths = []
-    for number in range(num_shards):
-        paths.append(folder / f"shard-{number:05d}.h5")
-        if paths[-1].exists():
-            continue
-        if number < real:
-            write_shard(paths[-1], rows, number)
-        else:
-            paths[-1].hardlink_to(paths[number % real])
-    flat_path = folder / "flat.f16"
-    with flat_path.open("wb") as file:
-        for path in paths[:real]:
-            with store.open_arrays(path, SHARD) as shard:
-                file.write(shard.read("context").tobytes())
-    flat = np.memmap(flat_path, np.float16, "r", shape=(real * rows, *SIZE))
+class Data:
+    """Shards, one flat file of the same samples, and files with a dataset a sample."""
+
+    def __init__(self, folder: Path, num_shards: int, rows: int, size: tuple[int, int]) -> None:
+        self.rows, self.size, self.folder = rows, size, folder
+        self.paths = [folder / f"shard-{number:05d}.h5" for number in range(num_shards)]
+        self.flat_path, self.single_path = folder / "flat.f16", folder / "single.hdf5"
+        self.num_single = min(num_shards * rows, 2 * BATCH)
+        with self.flat_path.open("wb") as flat, h5py.File(self.single_path, "w") as single:
+            write_shards(self.paths, rows, size)
+            for number, path in enumerate(self.paths):
+                with store.open_arrays(path, SHARD) as shard:
+                    views = shard.read("context")
+                flat.write(views.tobytes())
+                for row in range(number * rows, min((number + 1) * rows, self.num_single)):
+                    single[f"idx_{row}"] = views[row - number * rows]
+        self.flat = np.memmap(self.flat_path, np.float16, "r", shape=(num_shards * rows, *size))
+
+    def forget(self) -> None:
+        """Empty the page cache of these files."""
+        for path in [*self.paths, self.flat_path]:
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def maps_of_shards(data: Data) -> Callable[[np.ndarray], np.ndarray]:
+    """The careful user's way: a map of every shard's contiguous dataset (a handle and a mapping each)."""
+    maps = []
+    for path in data.paths:
+        with store.open_arrays(path, SHARD) as shard:
+            maps.append(shard.mapping("context"))
+    return lambda rows: gather(lambda row: maps[row // data.rows][row % data.rows], rows, data.size)
+
+
+def loader_rate(ours: ShardSet, batches: Batches, workers: int) -> float:
+    """torch's DataLoader over single samples, as most training scripts have it."""
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+
+    class Samples(Dataset):  # type: ignore[type-arg]
+        def __getitem__(self, row: int) -> torch.Tensor:
+            return torch.from_numpy(ours.batch("context", np.array([row]))[0])
+
+    loader = DataLoader(Samples(), batch_sampler=[rows.tolist() for rows in batches], num_workers=workers)
     start = time.perf_counter()
-    ours = ShardSet(paths, None, replace(Config(), shard=ShardConfig(reader_cache=0.0)))
-    opening = time.perf_counter() - start
-    shuffled = [rows_at(k * BATCH, BATCH, num=len(ours), seed=1) for k in range(num_batches)]
-    same = [batch % len(flat) for batch in shuffled]
-    random = np.random.default_rng(1).permutation(len(flat))
-    at_random = [random[k * BATCH % len(flat) :][:BATCH] for k in range(num_batches)]
+    count = sum(len(batch) for batch in loader)
+    return count / (time.perf_counter() - start)
+
+
+def open_set(data: Data) -> tuple[ShardSet, float]:
+    start = time.perf_counter()
+    ours = ShardSet(data.paths, None, replace(Config(), shard=ShardConfig(reader_cache=0.0)))
+    return ours, time.perf_counter() - start
+
+
+def ahead(ours: ShardSet, batches: Batches, steps: int = 32) -> Iterator[np.ndarray]:
+    """Batches read as training does: the bytes of those to come are asked for in long pieces."""
+    for number, rows in enumerate(batches):
+        if number % steps == 0:
+            for first in (number, number + steps) if number == 0 else (number + steps,):
+                if batches[first : first + steps]:
+                    ours.will_need("context", np.concatenate(batches[first : first + steps]))
+        yield ours.batch("context", rows)
+
+
+def compare(data: Data, num_batches: int) -> dict[str, float]:
+    """Samples a second of each method, and what it costs besides."""
+    result: dict[str, float] = {}
+    ours, result["first opening, s"] = open_set(data)
+    ours, result["later openings, s"] = open_set(data)
+    order = Order(len(ours), 1, BATCH)
+    batches = [order.rows(k * BATCH, BATCH) for k in range(num_batches)]
+    random = np.random.default_rng(1).permutation(len(ours))
+    at_random = [random[k * BATCH % len(ours) :][:BATCH] for k in range(num_batches)]
+    single = h5py.File(data.single_path, "r")
+    few = [rows % data.num_single for rows in batches[: max(1, SAMPLE_READS // BATCH)]]
+    mapped = maps_of_shards(data) if len(data.paths) <= 1000 else None
+
+    def flat(rows: np.ndarray) -> np.ndarray:
+        return gather(lambda row: data.flat[row], rows, data.size)
+
     methods: dict[str, Callable[[], float]] = {
-        "hpcqa": lambda: rate(lambda batch: ours.batch("context", batch), shuffled),
-        "np.memmap, same rows": lambda: rate(lambda batch: copies(flat, batch), same),
-        "np.memmap, fancy index": lambda: rate(lambda batch: flat[batch], same),
-        "np.memmap at random": lambda: rate(lambda batch: copies(flat, batch), at_random),
-        "hpcqa at random": lambda: rate(lambda batch: ours.batch("context", batch), at_random),
+        "hpcqa": lambda: rate(lambda rows: ours.batch("context", rows), batches),
+        "np.memmap of one flat file": lambda: rate(flat, batches),
+        "np.memmap, fancy index": lambda: rate(lambda rows: data.flat[rows], batches),
+        "hpcqa, rows at random": lambda: rate(lambda rows: ours.batch("context", rows), at_random),
+        "np.memmap, rows at random": lambda: rate(flat, at_random),
+        "one dataset a sample": lambda: rate(
+            lambda rows: gather(lambda row: single[f"idx_{row}"][:], rows, data.size), few
+        ),
+        "DataLoader, 0 workers": lambda: loader_rate(ours, batches[:8], 0),
+        "DataLoader, 2 workers": lambda: loader_rate(ours, batches[:8], 2),
     }
-    best = dict.fromkeys(methods, 0.0)
-    for _ in range(3):
-        for name, work in methods.items():
-            best[name] = max(best[name], work())
+    if mapped is not None:
+        methods["np.memmap of each shard"] = lambda: rate(mapped, batches)
+    processor = dict.fromkeys(methods, np.inf)
+    for name in [name for _ in range(ROUNDS) for name in methods]:
+        before = time.process_time()
+        result[name] = max(result.get(name, 0.0), methods[name]())
+        processor[name] = min(processor[name], time.process_time() - before)
+    single.close()
+    result |= cold(data, ours, batches, flat)
+    result["handles"] = ours._handles.num_open
+    peer = "np.memmap of one flat file"
+    result["ratio to np.memmap"] = result["hpcqa"] / result[peer]
+    result["ratio to np.memmap, processor"] = processor[peer] / processor["hpcqa"]
+    result["resident, GB"] = psutil.Process().memory_full_info().uss / 1e9
     ours.close()
-    flat_path.unlink()
-    return best | {"opening, s": opening}
+    return result
+
+
+def cold(data: Data, ours: ShardSet, batches: Batches, flat: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+    """The same from disk: the page cache is emptied before each."""
+    methods: dict[str, Callable[[], object]] = {
+        "cold: hpcqa, asking ahead": lambda: [None for _ in ahead(ours, batches)],
+        "cold: hpcqa": lambda: [ours.batch("context", rows) for rows in batches],
+        "cold: np.memmap of one flat file": lambda: [flat(rows) for rows in batches],
+    }
+    result = {}
+    for name, work in methods.items():
+        data.forget()
+        start = time.perf_counter()
+        work()
+        result[name] = sum(map(len, batches)) / (time.perf_counter() - start)
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--rows", type=int, default=64, help="CCDs in a shard")
+    parser.add_argument("--rows", type=int, default=32, help="CCDs in a shard")
     parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--size", type=int, nargs=2, default=[512, 256], help="rows and columns of a view")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     options = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
     results = {}
-    with tempfile.TemporaryDirectory() as name:
-        for num_shards in options.shards:
-            results[num_shards] = compare(Path(name), num_shards, options.rows, options.batches)
-            print(f"{num_shards} shards of {options.rows} CCDs, samples a second:")
-            for method, value in results[num_shards].items():
-                print(f"  {method:24s} {value:10.3g}")
-            print(f"  hpcqa over np.memmap on the same rows {ratio(results[num_shards]):.2f}")
+    for num_shards in options.shards:
+        size = (options.size[0], options.size[1])
+        with tempfile.TemporaryDirectory() as name:
+            data = Data(Path(name), num_shards, options.rows, size)
+            results[num_shards] = compare(data, options.batches)
+            index = (Path(name) / SHARD_INDEX_NAME).stat().st_size
+        print(f"{num_shards} shards of {options.rows} CCDs of {size[0]} x {size[1]}, index {index / 1e6:.2f} MB:")
+        for method, value in results[num_shards].items():
+            print(f"  {method:34s} {value:10.4g}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
-
-
-def ratio(result: dict[str, float]) -> float:
-    return result["hpcqa"] / max(result["np.memmap, same rows"], result["np.memmap, fancy index"])
 
 
 if __name__ == "__main__":

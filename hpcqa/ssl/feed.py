@@ -21,6 +21,8 @@ from hpcqa.streams import stream, stream_seed
 
 logger = logging.getLogger(__name__)
 
+STEPS_AHEAD = 32  # steps in which an order's window is used up; their bytes are asked for together
+
 
 class Cutouts(Protocol):
     """What training needs of the shards; pixels.dataset.ShardSet has it."""
@@ -41,6 +43,9 @@ class Cutouts(Protocol):
 
     def focal_plane(self, exposure_rows: np.ndarray) -> np.ndarray:
         """float16 (B, H, W)."""
+
+    def will_need(self, view: str, rows: np.ndarray) -> None:
+        """Says which rows are read soon."""
 
 
 @dataclass(frozen=True)
@@ -155,18 +160,34 @@ class Feed:
         """This rank's images of a step; a damaged shard is told, not raised, so that all ranks can skip together."""
         num_pieces = self.config.ssl.accumulate
         try:
-            pieces = [self._piece(step, number, num_pieces) for number in range(num_pieces)]
+            pieces = [self._piece(step, number) for number in range(num_pieces)]
         except DataError as problem:
             return StepImages(step, [], problem)
         return StepImages(step, pieces)
 
-    def _piece(self, step: int, number: int, num_pieces: int) -> dict[str, ViewImages]:
+    def _ask_ahead(self, start: int, step: int) -> None:
+        """Say what the next steps read, at their turn: a disk is fast in long pieces, and a step's are short."""
+        if (step - start) % STEPS_AHEAD:
+            return
+        first = step if step == start else step + STEPS_AHEAD
+        for view, count in self.counts.items():
+            if view != "focal_plane":
+                steps = range(first, step + 2 * STEPS_AHEAD)
+                places_ = [self._places(view, count, one, piece) for one in steps
+                           for piece in range(self.config.ssl.accumulate)]  # fmt: skip
+                self.cutouts.will_need(view, self.good[np.concatenate(places_)])
+
+    def _places(self, view: str, count: int, step: int, number: int) -> np.ndarray:
+        """This rank's places in a view's order, of one piece of a step."""
+        num_pieces = self.config.ssl.accumulate
+        first, last = (count * part // num_pieces for part in (number, number + 1))
+        position = step * count + first
+        return self._orders[view].rows(position, last - first, rank=self.rank, world_size=self.world_size)
+
+    def _piece(self, step: int, number: int) -> dict[str, ViewImages]:
         result = {}
         for view, count in self.counts.items():
-            first, last = (count * part // num_pieces for part in (number, number + 1))
-            mine = self._orders[view].rows(
-                step * count + first, last - first, rank=self.rank, world_size=self.world_size
-            )
+            mine = self._places(view, count, step, number)
             result[view] = (
                 self._exposures(mine, count) if view == "focal_plane" else self._ccds(view, mine, count, step)
             )
@@ -200,12 +221,17 @@ class Feed:
 
     def stream(self, start: int, stop: int) -> Iterator[StepImages]:
         """The images of steps start to stop, the next step's read while this one is worked on."""
+
+        def load(step: int) -> StepImages:
+            self._ask_ahead(start, step)
+            return self.load(step)
+
         with ThreadPoolExecutor(1) as pool:
-            ahead: Future[StepImages] | None = pool.submit(self.load, start) if start < stop else None
+            ahead: Future[StepImages] | None = pool.submit(load, start) if start < stop else None
             for step in range(start, stop):
                 assert ahead is not None
                 images = ahead.result()
-                ahead = pool.submit(self.load, step + 1) if step + 1 < stop else None
+                ahead = pool.submit(load, step + 1) if step + 1 < stop else None
                 yield images
 
 

@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hpcqa.artifacts import store
 from hpcqa.artifacts.catalog import SHARD
@@ -120,6 +118,27 @@ def test_handles_are_lazy_and_bounded(ready):
     np.testing.assert_array_equal(found.batch("context", np.arange(12)), stored(ready, "context"))
 
 
+def test_asking_ahead_reads_nothing_and_hides_nothing(ready):
+    found = open_set(ready)
+    for view in dataset.VIEWS:
+        found.will_need(view, np.arange(12))
+    np.testing.assert_array_equal(found.batch("context", np.arange(12)), stored(ready, "context"))
+    found.close()
+    ready.shards()[0].unlink()
+    found.will_need("context", np.arange(12))
+    with pytest.raises(DataError, match="is it still there"):
+        found.batch("context", np.arange(12))
+
+
+def test_large_rows_go_straight_to_their_places(ready, monkeypatch):
+    monkeypatch.setattr(dataset, "_SMALL_ROW", 0)
+    found, expected = open_set(ready), stored(ready, "context")
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        rows = rng.integers(0, 12, rng.integers(0, 30))
+        np.testing.assert_array_equal(found.batch("context", rows), expected[rows])
+
+
 def _first_rows(found):
     return found.batch("context", np.array([7, 2]))
 
@@ -172,46 +191,3 @@ def test_no_shards_or_other_sizes(ready):
     list(shards.write_shards(plan, ready.folder.output("shards"), provenance, replace(ready.config, views=views)))
     with pytest.raises(DataError, match="differ"):
         open_set(ready)
-
-
-# The order ------------------------------------------------------------------------------------------------------------
-
-
-@given(num=st.integers(1, 500), seed=st.integers(0, 99), epoch=st.integers(0, 5), block=st.integers(1, 40))
-def test_an_epoch_is_a_permutation(num, seed, epoch, block):
-    order = dataset.position_order(num, seed, epoch, block, 4)
-    assert sorted(order.tolist()) == list(range(num))
-    np.testing.assert_array_equal(order, dataset.position_order.__wrapped__(num, seed, epoch, block, 4))
-
-
-def test_epochs_and_seeds_differ():
-    first = dataset.position_order(1000, 1, 0)
-    assert not np.array_equal(first, dataset.position_order(1000, 1, 1))
-    assert not np.array_equal(first, dataset.position_order(1000, 2, 0))
-
-
-def test_blocks_keep_neighbours_near():
-    order = dataset.position_order(100_000, 1, 0, 16, 64)
-    batch = np.sort(order[:1024])
-    assert (np.diff(batch) == 1).mean() > 0.8
-    assert abs(order[:5000].mean() - 50_000) < 10_000
-
-
-@given(
-    num=st.integers(1, 90),
-    count=st.integers(1, 64),
-    position=st.integers(0, 300),
-    world=st.sampled_from([1, 2, 3, 4, 7]),
-)
-def test_ranks_deal_out_one_global_batch(num, count, position, world):
-    whole = dataset.rows_at(position, count, num=num, seed=3)
-    parts = [dataset.rows_at(position, count, num=num, seed=3, rank=rank, world_size=world) for rank in range(world)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
-    assert len(whole) == count
-
-
-def test_positions_go_on_anywhere():
-    whole = dataset.rows_at(0, 250, num=100, seed=1)
-    pieces = [dataset.rows_at(start, 50, num=100, seed=1) for start in range(0, 250, 50)]
-    np.testing.assert_array_equal(np.concatenate(pieces), whole)
-    assert sorted(whole[:100].tolist()) == list(range(100))

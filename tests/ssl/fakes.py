@@ -33,6 +33,7 @@ class FakeCutouts:
         self.planes = rng.normal(size=(exposures, *views.focal_plane)).astype(np.float16)
         self.damaged: set[int] = set()
         self.sound_reads = 0
+        self.asked: dict[str, list[int]] = {}
 
     def numbers(self, rows: np.ndarray) -> np.ndarray:
         return self._numbers[rows]
@@ -45,6 +46,9 @@ class FakeCutouts:
 
     def focal_plane(self, exposure_rows: np.ndarray) -> np.ndarray:
         return self.planes[exposure_rows]
+
+    def will_need(self, view: str, rows: np.ndarray) -> None:
+        self.asked.setdefault(view, []).extend(np.asarray(rows).tolist())
 
 
 def small_config(**ssl: Any) -> Config:

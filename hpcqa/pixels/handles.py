@@ -1,0 +1,166 @@
+"""Reading pieces of many files with few open handles: the least recently used are closed first.
+
+Nothing is open after construction; handles and threads are made on first use in each process, so that a reader can be
+forked, spawned and pickled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcqa.errors import DataError
+from hpcqa.pixels.shardindex import state_of
+
+_BUFFERS = 512  # of one read; systems allow 1,024
+_WORTH_A_THREAD = 1 << 20  # bytes; below it, a thread costs more than it hides
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of a file, from `offset` on, for some buffers one after another."""
+
+    file: int
+    offset: int
+    into: Sequence[memoryview]
+
+
+class Handles:
+    """Files that are read by several threads through at most so many handles (and one more for each thread)."""
+
+    def __init__(self, paths: Sequence[Path], states: np.ndarray, most: int, threads: int) -> None:
+        """Open nothing yet.
+
+        Args:
+            states: (len(paths), 2) int64, size and time of writing of each file as it was looked into.
+            most: handles that stay open.
+            threads: that read together.
+        """
+        self.paths, self.states, self.most, self.threads = list(paths), states, most, threads
+        self._forget()
+
+    def _forget(self) -> None:
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._users: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"paths": self.paths, "states": self.states, "most": self.most, "threads": self.threads}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def read(self, pieces: Sequence[Piece]) -> None:
+        """Fill the buffers of some pieces.
+
+        Raises:
+            DataError: a file is gone, shorter than it was, or another one by now.
+        """
+        if self._process != os.getpid():
+            self._forget()
+        size = sum(sum(map(len, piece.into)) for piece in pieces)
+        if self.threads < 2 or len(pieces) < 2 or size < _WORTH_A_THREAD:
+            for piece in pieces:
+                self._read_one(piece)
+            return
+        with self._lock:
+            self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="reader")
+        # Each thread takes a stretch, so that a file is read in its order.
+        edges = np.linspace(0, len(pieces), self.threads + 1).astype(int)
+        parts = [pieces[a:b] for a, b in itertools.pairwise(edges.tolist())]
+        for _ in self._pool.map(self._read_some, parts):
+            pass
+
+    def will_need(self, file: int, offset: int, size: int) -> None:
+        """Ask the system to have these bytes ready; nothing happens where it can't."""
+        if hasattr(os, "posix_fadvise"):
+            if self._process != os.getpid():
+                self._forget()
+            with self._handle(file) as descriptor:
+                os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+    def _read_some(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            self._read_one(piece)
+
+    def _read_one(self, piece: Piece) -> None:
+        offset = piece.offset
+        with self._handle(piece.file) as descriptor:
+            for start in range(0, len(piece.into), _BUFFERS):
+                buffers = list(piece.into[start : start + _BUFFERS])
+                while buffers:
+                    got = os.preadv(descriptor, buffers, offset)
+                    if got <= 0:
+                        path = self.paths[piece.file]
+                        raise DataError(f"{path}: shorter than when it was opened; run `hpcqa verify`.")
+                    offset += got
+                    buffers = _without(buffers, got)
+
+    @contextmanager
+    def _handle(self, number: int) -> Iterator[int]:
+        """A file's handle, which is not closed while it is in use."""
+        with self._lock:
+            descriptor = self._descriptor(number)
+            self._users[number] = self._users.get(number, 0) + 1
+        try:
+            yield descriptor
+        finally:
+            with self._lock:
+                self._users[number] -= 1
+                if not self._users[number]:
+                    del self._users[number]
+
+    def _descriptor(self, number: int) -> int:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        self._close_until(lambda: len(self._open) < self.most)
+        try:
+            descriptor = os.open(self.paths[number], os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DataError(f"{self.paths[number]}: cannot be opened ({error.strerror}); is it still there?") from None
+        if state_of(os.fstat(descriptor)) != tuple(self.states[number].tolist()):
+            os.close(descriptor)
+            raise DataError(f"{self.paths[number]}: was replaced while it was in use; start the stage again.")
+        self._open[number] = descriptor
+        return descriptor
+
+    def _close_until(self, enough: Callable[[], bool]) -> None:
+        for number in [number for number in self._open if number not in self._users]:
+            if enough():
+                return
+            os.close(self._open.pop(number))
+
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
+
+    def close(self) -> None:
+        """Close all handles that are not in use; they open again on the next use."""
+        with self._lock:
+            self._close_until(lambda: False)
+            if self._pool is not None and self._process == os.getpid():
+                self._pool.shutdown(wait=False)
+            self._pool = None
+
+
+def _without(buffers: list[memoryview], done: int) -> list[memoryview]:
+    """What is left of some buffers when so many bytes are in."""
+    for place, buffer in enumerate(buffers):
+        if done < len(buffer):
+            return [buffer[done:], *buffers[place + 1 :]]
+        done -= len(buffer)
+    return []

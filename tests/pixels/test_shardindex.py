@@ -1,0 +1,141 @@
+import os
+
+import numpy as np
+import pytest
+
+from hpcqa.artifacts import store
+from hpcqa.artifacts.catalog import SHARD, SHARD_INDEX
+from hpcqa.artifacts.folder import SHARD_INDEX_NAME
+from hpcqa.artifacts.schema import Provenance
+from hpcqa.errors import DataError
+from hpcqa.pixels import shardindex
+
+LENGTHS = {"by": 4, "bx": 4, "dy": 4, "dx": 4, "number": 2, "cy": 8, "cx": 4}
+
+
+def write_shard(path, number, *, exposures=2, ccds=3, lengths=LENGTHS, names=("a", "b")):
+    rng = np.random.default_rng(number)
+    lengths = lengths | {"exposure": exposures, "ccd": exposures * ccds}
+    arrays = {}
+    for column in SHARD.columns:
+        shape = tuple(lengths[axis] for axis in column.dims)
+        kind = np.dtype(column.dtype) if column.dtype != "str" else None
+        arrays[column.name] = np.full(shape, "r", object) if kind is None else rng.integers(0, 9, shape).astype(kind)
+    exposure = number * 100 + np.arange(exposures)
+    arrays["exposure"], arrays["expnum"] = exposure, np.repeat(exposure, ccds)
+    arrays["ccdnum"] = np.tile(np.arange(ccds), exposures)
+    store.write_arrays(path, SHARD, arrays, Provenance("x"), {"number_names": list(names)})
+    return path
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return [write_shard(tmp_path / f"shard-{number:05d}.h5", number, exposures=1 + number % 3) for number in range(7)]
+
+
+def same(first, second):
+    assert first.names == second.names
+    assert first.rows == second.rows
+    assert first.contents == second.contents
+    for name in ("offsets", "states", "starts", "exposure_starts"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    for name, values in first.columns.items():
+        np.testing.assert_array_equal(values, second.columns[name])
+
+
+@pytest.fixture
+def looked_into(monkeypatch):
+    seen = []
+    look = shardindex.read_directory
+    monkeypatch.setattr(shardindex, "read_directory", lambda path: (seen.append(path.name), look(path))[1])
+    return seen
+
+
+def test_each_shard_is_looked_into_once(paths, looked_into):
+    first = shardindex.open_index(paths)
+    assert looked_into == [path.name for path in paths]
+    assert store.verify(paths[0].parent / SHARD_INDEX_NAME, SHARD_INDEX) == []
+    same(shardindex.open_index(paths), first)
+    assert len(looked_into) == len(paths)
+    assert first.contents == tuple(store.read_provenance(path).content for path in paths)
+
+
+def test_offsets_lead_to_the_bytes(paths):
+    index = shardindex.open_index(paths)
+    for number, path in enumerate(paths):
+        with store.open_arrays(path, SHARD) as shard:
+            for place, name in enumerate(shardindex.ARRAYS):
+                expected = shard.read(name)
+                found = np.fromfile(path, expected.dtype, expected.size, offset=int(index.offsets[number, place]))
+                np.testing.assert_array_equal(found.reshape(expected.shape), expected)
+        assert index.starts[number + 1] - index.starts[number] == len(expected)
+
+
+def test_only_what_is_new_is_looked_into(paths, looked_into):
+    shardindex.open_index(paths)
+    looked_into.clear()
+    write_shard(paths[3], 50, exposures=3)
+    paths.append(write_shard(paths[0].with_name("shard-00007.h5"), 7))
+    index = shardindex.open_index(paths)
+    assert looked_into == [paths[3].name, paths[7].name]
+    assert 5000 in index.columns["exposure"]
+    same(shardindex.open_index(paths), index)
+    same(index, shardindex._joined(paths, [shardindex.read_directory(path) for path in paths]))
+
+
+def test_some_shards_in_any_order_use_the_index_and_leave_it(paths, looked_into):
+    shardindex.open_index(paths)
+    before = (paths[0].parent / SHARD_INDEX_NAME).read_bytes()
+    some = [paths[5], *paths[:4]]
+    looked_into.clear()
+    index = shardindex.open_index(some)
+    assert looked_into == []
+    same(index, shardindex._joined(some, [shardindex.read_directory(path) for path in some]))
+    assert (paths[0].parent / SHARD_INDEX_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "other"])
+def test_a_damaged_index_is_made_anew(paths, damage):
+    expected = shardindex.open_index(paths)
+    index = paths[0].parent / SHARD_INDEX_NAME
+    if damage == "garbage":
+        index.write_bytes(b"nonsense")
+    elif damage == "cut":
+        os.truncate(index, index.stat().st_size // 2)
+    else:
+        index.write_bytes(paths[0].read_bytes())
+    same(shardindex.open_index(paths), expected)
+    assert store.verify(index, SHARD_INDEX) == []
+
+
+def test_several_processes_find_the_same(paths, monkeypatch):
+    alone = shardindex.open_index(paths)
+    (paths[0].parent / SHARD_INDEX_NAME).unlink()
+    monkeypatch.setattr(shardindex, "_MANY", 2)
+    same(shardindex.open_index(paths), alone)
+
+
+def test_where_nothing_can_be_written_it_works_without(paths, monkeypatch):
+    def refuse(*_, **__):
+        raise shardindex.EnvironmentProblem("no space.")
+
+    monkeypatch.setattr(shardindex.store, "write_arrays", refuse)
+    index = shardindex.open_index(paths)
+    assert len(index.contents) == len(paths)
+    assert not (paths[0].parent / SHARD_INDEX_NAME).exists()
+
+
+def test_other_numbers_or_sizes_are_refused(paths):
+    write_shard(paths[4], 4, names=("a", "c"))
+    with pytest.raises(DataError, match=r"shard-00004.*differ"):
+        shardindex.open_index(paths)
+    write_shard(paths[4], 4, lengths=LENGTHS | {"cy": 9})
+    with pytest.raises(DataError, match="differ"):
+        shardindex.open_index(paths)
+
+
+def test_a_shard_that_vanished_is_named(paths):
+    shardindex.open_index(paths)
+    paths[2].unlink()
+    with pytest.raises(DataError, match=r"shard-00002\.h5"):
+        shardindex.open_index(paths)
