@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.instruments.base import CcdContext, Instrument
 from hpcqa.pixels.failures import BIT, in_words
 from hpcqa.pixels.fits import ExposureFile, ImageHdu, open_exposure
+from hpcqa.pixels.fitsbytes import FileChanged, FileMissing, NoAnswer
 from hpcqa.pixels.masks import MaskFile, open_mask
 from hpcqa.pixels.measure import Facts
 from hpcqa.pixels.profiles import reference_level
@@ -97,9 +97,12 @@ def _read_file(
     results: dict[int, CcdResult] = {}
     if not path:
         return dict.fromkeys(rows, CcdResult(None, BIT["missing_file"], "no image file was found for the table's name"))
-    started, timeout = time.monotonic(), config.shard.read_timeout
     try:
-        with open_exposure(Path(path), timeout=timeout) as file, _masks_of(path, rows, instruments, config) as masks:
+        # The mask first: should it not answer, the image still has all of its time.
+        with (
+            _masks_of(path, rows, instruments, config) as masks,
+            open_exposure(Path(path), timeout=config.shard.read_timeout) as file,
+        ):
             images: dict[int, ImageHdu] = {}
             for place, row in rows.items():
                 try:
@@ -114,7 +117,7 @@ def _read_file(
                 if results[place].failed & BIT["timed_out"]:
                     break
     except (DataError, EnvironmentProblem, OSError) as error:
-        return _fill(results, rows, _bit_of(path, error, "unreadable_file", started, config), str(error))
+        return _fill(results, rows, _bit_of(error, "unreadable_file"), str(error))
     return _fill(results, rows, BIT["timed_out"], f"{path}: given up after {config.shard.read_timeout:g} s")
 
 
@@ -122,15 +125,16 @@ def _fill(results: dict[int, CcdResult], rows: Mapping[int, CcdRow], bit: int, s
     return {place: results.get(place, CcdResult(None, bit, said)) for place in rows}
 
 
-def _bit_of(path: str, error: Exception, otherwise: str, started: float, config: Config) -> int:
+_BITS: tuple[tuple[type[Exception], str], ...] = (
+    (NoAnswer, "timed_out"),
+    (FileChanged, "changed_file"),
+    (FileMissing, "missing_file"),
+)
+
+
+def _bit_of(error: Exception, otherwise: str) -> int:
     """The reason bit of a failed read; `otherwise` names it when nothing more is known."""
-    if time.monotonic() - started >= config.shard.read_timeout:
-        return BIT["timed_out"]
-    if "changed" in str(error):
-        return BIT["changed_file"]
-    if isinstance(error, FileNotFoundError) or not Path(path).exists():
-        return BIT["missing_file"]
-    return BIT[otherwise]
+    return BIT[next((name for kind, name in _BITS if isinstance(error, kind)), otherwise)]
 
 
 def _masks_of(path: str, rows: Mapping[int, CcdRow], instruments: Mapping[str, Instrument], config: Config) -> MaskFile:
@@ -138,20 +142,20 @@ def _masks_of(path: str, rows: Mapping[int, CcdRow], instruments: Mapping[str, I
     if not config.shard.use_masks:
         return MaskFile(None)
     camera = next(iter(rows.values())).camera
-    return open_mask(Path(path), instruments[camera], config.shard.read_timeout)
+    # Half of the time, so that a mask that stops answering later on leaves the other half to the image.
+    return open_mask(Path(path), instruments[camera], config.shard.read_timeout / 2)
 
 
 def _read_ccd(
     file: ExposureFile, masks: MaskFile, hdu: ImageHdu, row: CcdRow, instrument: Instrument, config: Config
 ) -> CcdResult:
-    started = time.monotonic()
     if len(hdu.shape) != 2 or min(hdu.shape) < config.shard.min_size:
         return CcdResult(None, BIT["wrong_shape"], f"{file.path}[{hdu.index}]: {hdu.shape} pixels")
     try:
         pixels = file.read(hdu, out=_buffer(hdu.shape))
         mask = masks.load(hdu, row.context, instrument)
     except (DataError, EnvironmentProblem, OSError) as error:
-        return CcdResult(None, _bit_of(str(file.path), error, "unreadable_pixels", started, config), str(error))
+        return CcdResult(None, _bit_of(error, "unreadable_pixels"), str(error))
     failed = failure_of(pixels, config.shard.min_size)
     if failed:
         return CcdResult(None, failed, f"{file.path}[{hdu.index}]: {in_words(failed)}")

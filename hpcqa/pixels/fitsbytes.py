@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -14,9 +15,23 @@ from typing import Any
 
 from hpcqa.errors import DataError
 
+# No such file; not a folder on the way to it; removed from its server (NFS) while it was open.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 _GZIP_MAGIC = b"\x1f\x8b"
 # A gzipped file is unpacked in memory; more than this is no image that a worker could hold.
 _MAX_UNPACKED = 2 << 30
+
+
+class FileMissing(DataError):
+    """The file is not there, or no longer."""
+
+
+class FileChanged(DataError):
+    """The file changed while it was being read."""
+
+
+class NoAnswer(DataError):
+    """The file system did not answer in time."""
 
 
 class ByteSource:
@@ -27,6 +42,8 @@ class ByteSource:
         timeout: seconds from now until when all reads must be done; None waits for ever.
 
     Raises:
+        FileMissing: there is no such file.
+        NoAnswer: the file system did not answer in time.
         DataError: the file can't be opened, is no plain file or is empty.
     """
 
@@ -65,7 +82,10 @@ class ByteSource:
         """Exactly `size` bytes from `offset`.
 
         Raises:
-            DataError: the file ends before, changed since it was opened, or did not answer in time.
+            FileChanged: the file is not what it was when it was opened.
+            FileMissing: its server does not know it any more.
+            NoAnswer: the file system did not answer in time.
+            DataError: the file ends before, or can't be read.
         """
         if offset < 0 or size < 0 or offset + size > self.size:
             raise DataError(
@@ -75,7 +95,7 @@ class ByteSource:
             return self._unpacked[offset : offset + size]
         found = self._pread(offset, size)
         if len(found) != size or self._identity() != self._state:
-            raise DataError(f"{self.path}: the file changed while it was being read; try again when it is complete.")
+            raise FileChanged(f"{self.path}: the file changed while it was being read; try again when it is complete.")
         return found
 
     def expect(self, offset: int, size: int) -> None:
@@ -87,13 +107,17 @@ class ByteSource:
         try:
             return os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
         except OSError as problem:
-            raise DataError(f"{self.path}: can't be opened: {problem.strerror}.") from problem
+            raise self._refused(problem, "opened") from problem
+
+    def _refused(self, problem: OSError, what: str) -> DataError:
+        kind = FileMissing if problem.errno in _GONE else DataError
+        return kind(f"{self.path}: can't be {what}: {problem.strerror}.")
 
     def _identity(self) -> tuple[int, int, int]:
         try:
             state = os.fstat(self._file)
         except OSError as problem:
-            raise DataError(f"{self.path}: can't be read: {problem.strerror}.") from problem
+            raise self._refused(problem, "read") from problem
         if not stat.S_ISREG(state.st_mode):
             raise DataError(f"{self.path}: is not a plain file.")
         return state.st_size, state.st_mtime_ns, state.st_ino
@@ -109,7 +133,7 @@ class ByteSource:
                 parts.append(part)
                 offset, size = offset + len(part), size - len(part)
         except OSError as problem:
-            raise DataError(f"{self.path}: can't be read: {problem.strerror}.") from problem
+            raise self._refused(problem, "read") from problem
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _unpack(self) -> bytes:
@@ -129,7 +153,7 @@ class ByteSource:
         worker.join(max(0.0, self._deadline - time.monotonic()))
         if worker.is_alive():
             self._stuck = True
-            raise DataError(f"{self.path}: no answer from the file system within {self._timeout:g} s.")
+            raise NoAnswer(f"{self.path}: no answer from the file system within {self._timeout:g} s.")
         if isinstance(box[0], BaseException):
             raise box[0]
         return box[0]

@@ -1,5 +1,6 @@
 """The reader's ways: finding CCDs, headers, faults of files, threads, and the real files."""
 
+import errno
 import os
 import threading
 import warnings
@@ -184,14 +185,14 @@ def test_a_file_that_changes_while_it_is_read(exposure_path):
     with open_exposure(exposure_path) as exposure:
         exposure.read(exposure.images[0])
         os.utime(exposure_path, ns=(1, 1))
-        with pytest.raises(DataError, match="changed while it was being read"):
+        with pytest.raises(fitsbytes.FileChanged, match="changed while it was being read"):
             exposure.read(exposure.images[1])
 
 
 def test_a_file_that_shrinks_while_it_is_read(exposure_path):
     with open_exposure(exposure_path) as exposure:
         os.truncate(exposure_path, 9000)
-        with pytest.raises(DataError, match="changed while it was being read"):
+        with pytest.raises(fitsbytes.FileChanged, match="changed while it was being read"):
             exposure.read(exposure.images[2])
 
 
@@ -201,11 +202,41 @@ def test_a_file_that_vanishes_is_still_read(exposure_path):
         assert np.isfinite(exposure.read(exposure.images[2])).all()
 
 
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ENOENT])
+def test_a_file_that_its_server_forgets_is_missing(exposure_path, monkeypatch, number):
+    def forgotten(*_):
+        raise OSError(number, os.strerror(number))
+
+    with open_exposure(exposure_path) as exposure:
+        monkeypatch.setattr(fitsbytes.os, "pread", forgotten)
+        with pytest.raises(fitsbytes.FileMissing, match="can't be read"):
+            exposure.read(exposure.images[0])
+
+
+def test_what_cannot_be_read_is_not_missing(exposure_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with open_exposure(exposure_path) as exposure:
+        monkeypatch.setattr(fitsbytes.os, "pread", broken)
+        with pytest.raises(DataError, match="Input/output error") as caught:
+            exposure.read(exposure.images[0])
+    assert caught.type is DataError
+
+
+def test_opening_that_hangs_is_given_up(exposure_path, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(fitsbytes.os, "open", lambda *_: release.wait(20) and -1)
+    with pytest.raises(fitsbytes.NoAnswer, match="no answer"):
+        open_exposure(exposure_path, timeout=0.2)
+    release.set()
+
+
 def test_a_read_that_hangs_is_given_up(exposure_path, monkeypatch):
     release = threading.Event()
     with open_exposure(exposure_path, timeout=0.3) as exposure:
         monkeypatch.setattr(fitsbytes.os, "pread", lambda *_: release.wait(20) and b"")
-        with pytest.raises(DataError, match=r"no answer from the file system within 0\.3 s"):
+        with pytest.raises(fitsbytes.NoAnswer, match=r"no answer from the file system within 0\.3 s"):
             exposure.read(exposure.images[0])
         release.set()
 

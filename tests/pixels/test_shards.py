@@ -243,6 +243,55 @@ def test_a_read_that_hangs_is_given_up(survey, monkeypatch):
     assert not failed[:6].any()
 
 
+def test_a_mask_that_hangs_costs_no_image(survey, monkeypatch):
+    from hpcqa.pixels.fitsbytes import ByteSource
+
+    mask = survey.images[1000].with_name(survey.images[1000].name.replace("_ooi_", "_ood_"))
+    mask.write_bytes(survey.images[1000].read_bytes())
+    original = ByteSource._pread_now
+
+    def hang(self, offset, size):
+        if self.path == mask:
+            time.sleep(2)
+        return original(self, offset, size)
+
+    monkeypatch.setattr(ByteSource, "_pread_now", hang)
+    run(survey, read_timeout=1.0)
+    assert not column(survey, "failed").any()
+    assert column(survey, "numbers")[:4, NAMES.index("mask_problem")].tolist() == [1, 1, 1, 0]
+
+
+def while_reading(survey, monkeypatch, change):
+    """Do something to an exposure's file after its first CCD was read."""
+    original = exposures.look
+    done = []
+
+    def look(*arguments):
+        if not done:
+            done.append(change(survey.images[1000]))
+        return original(*arguments)
+
+    monkeypatch.setattr(exposures, "look", look)
+    run(survey, workers=1)
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(survey, monkeypatch):
+    while_reading(survey, monkeypatch, lambda path: os.utime(path, ns=(5, 5)))
+    failed = column(survey, "failed")
+    assert failed[:3].tolist() == [0, BIT["changed_file"], BIT["changed_file"]]
+    assert not failed[3:].any()
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_told(survey, monkeypatch):
+    while_reading(survey, monkeypatch, lambda path: os.truncate(path, 5760))
+    assert column(survey, "failed")[1:4].tolist() == [BIT["changed_file"], BIT["changed_file"], 0]
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_read_to_the_end(survey, monkeypatch):
+    while_reading(survey, monkeypatch, lambda path: path.unlink())
+    assert not column(survey, "failed").any()
+
+
 def test_an_image_that_breaks_the_measuring_is_a_row(survey, monkeypatch):
     original = exposures.look
 
