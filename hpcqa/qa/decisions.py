@@ -13,6 +13,8 @@ from hpcqa.qa.classifier import UNLABELLED, Answers, Classifier
 from hpcqa.qa.embedded import Embedded
 from hpcqa.qa.evidence import exposure_evidence, nearest_text, reason_codes, reason_words, worst_ccds
 
+WORDS = np.array(["good", "bad", "review"], dtype=object)
+WHY = np.array(["", "p_bad in between"], dtype=object)
 # An exposure with a smaller share of suspicious CCDs is bad in those alone.
 WHOLE_SHARE = 0.5
 
@@ -106,8 +108,9 @@ def verdicts(p_bad: np.ndarray, novelty: np.ndarray, settings: ClassifyConfig) -
     bad = known >= settings.bad_above
     unsure = ~bad & (known >= settings.review_above)
     novel = ~bad & (np.nan_to_num(novelty) >= settings.novel_above)
-    verdict = np.where(bad, "bad", np.where(unsure | novel, "review", "good")).astype(object)
-    why = np.where(unsure, "p_bad in between", "").astype(object)
+    # Codes into words, so that equal rows share one string: a release has ten million of them.
+    verdict = WORDS[np.where(bad, 1, np.where(unsure | novel, 2, 0))]
+    why = WHY[unsure.astype(np.int64)]
     for row in np.flatnonzero(novel):
         joined = "; " if why[row] else ""
         why[row] = f"{why[row]}{joined}unlike any good exposure ({novelty[row]:.0f} times their scatter)"

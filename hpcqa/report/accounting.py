@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TextIO
 
 import numpy as np
+
+from hpcqa.artifacts.coded import distinct
 
 Columns = Mapping[str, np.ndarray]
 
@@ -81,14 +83,20 @@ def cause_in_words(why: str) -> str:
     return words[:90] or "no reason stated"
 
 
-def causes_by_words(why: Sequence[str], expnum: np.ndarray) -> tuple[Cause, ...]:
+def causes_by_words(why: np.ndarray, expnum: np.ndarray) -> tuple[Cause, ...]:
     """The same for reasons in words, grouped by what they have in common."""
-    words = [cause_in_words(str(text)) for text in why]
-    rows = Counter(words)
-    exposures: dict[str, set[int]] = {}
-    for word, number in zip(words, expnum, strict=True):
-        exposures.setdefault(word, set()).add(int(number))
-    return tuple(Cause(name, count, len(exposures[name])) for name, count in rows.most_common())
+    names, codes = _coded_causes(why)
+    rows = np.bincount(codes, minlength=len(names))
+    found = [Cause(name, int(rows[code]), len(np.unique(expnum[codes == code]))) for code, name in enumerate(names)]
+    return tuple(sorted(found, key=lambda cause: -cause.rows))
+
+
+def _coded_causes(why: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Distinct causes in words, and each row's place among them; asked once for each distinct sentence."""
+    sentences, codes = distinct(why)
+    names: dict[str, int] = {}
+    place = [names.setdefault(cause_in_words(str(text)), len(names)) for text in sentences.tolist()]
+    return list(names), np.array(place, np.int64)[codes] if len(place) else np.zeros(0, np.int64)
 
 
 def funnel(manifest: Columns, ccds: Columns, decisions: Columns, cut_names: Mapping[int, str]) -> Funnel:
@@ -119,24 +127,28 @@ def funnel(manifest: Columns, ccds: Columns, decisions: Columns, cut_names: Mapp
 
 def _cut_rows(manifest: Columns, ccds: Columns) -> np.ndarray:
     """Which rows of the CCD decisions were cut in the manifest; joined by table and row."""
-    cut = manifest["cuts"] != 0
-    keys = set(zip(manifest["table"][cut], manifest["table_row"][cut].tolist(), strict=True))
-    rows = zip(ccds["table"], ccds["table_row"].tolist(), strict=True)
-    return np.fromiter((row in keys for row in rows), bool, len(ccds["expnum"]))
+    cut = np.flatnonzero(manifest["cuts"] != 0)
+    _, tables = distinct(np.concatenate([manifest["table"][cut], ccds["table"]]))
+    rows = np.concatenate([manifest["table_row"][cut], ccds["table_row"]])
+    keys = tables * (int(rows.max(initial=0)) + 1) + rows
+    return np.isin(keys[len(cut) :], keys[: len(cut)])
 
 
-def unprocessed(manifest: Columns, ccds: Columns, cut_names: Mapping[int, str]) -> list[Unprocessed]:
+def unprocessed(manifest: Columns, ccds: Columns, cut_names: Mapping[int, str]) -> Iterator[Unprocessed]:
     """Every row without a decision, in the tables' order: first those that were cut, then those that failed."""
-    found = []
-    for row in np.flatnonzero(manifest["cuts"] != 0).tolist():
-        bits = int(manifest["cuts"][row])
-        names = [cut_names.get(1 << place, f"bit {place}") for place in range(63) if bits >> place & 1]
-        found.append(_left_out(manifest, row, "manifest", ", ".join(names), str(manifest["cut_detail"][row])))
-    lost = (ccds["verdict"] == "undecided") & ~_cut_rows(manifest, ccds)
-    for row in np.flatnonzero(lost).tolist():
-        why = str(ccds["why"][row])
-        found.append(_left_out(ccds, row, "shard", cause_in_words(why), why))
-    return found
+    cut = np.flatnonzero(manifest["cuts"] != 0)
+    causes = {bits: _cause_of(bits, cut_names) for bits in np.unique(manifest["cuts"][cut]).tolist()}
+    for row in cut.tolist():
+        cause = causes[int(manifest["cuts"][row])]
+        yield _left_out(manifest, row, "manifest", cause, str(manifest["cut_detail"][row]))
+    lost = np.flatnonzero((ccds["verdict"] == "undecided") & ~_cut_rows(manifest, ccds))
+    names, codes = _coded_causes(ccds["why"][lost])
+    for row, code in zip(lost.tolist(), codes.tolist(), strict=True):
+        yield _left_out(ccds, row, "shard", names[code], str(ccds["why"][row]))
+
+
+def _cause_of(bits: int, cut_names: Mapping[int, str]) -> str:
+    return ", ".join(cut_names.get(1 << place, f"bit {place}") for place in range(63) if bits >> place & 1)
 
 
 def _left_out(columns: Columns, row: int, stage: str, cause: str, detail: str) -> Unprocessed:
@@ -152,10 +164,16 @@ def _left_out(columns: Columns, row: int, stage: str, cause: str, detail: str) -
     )
 
 
-def as_csv(rows: Sequence[Unprocessed]) -> str:
-    """The rows as CSV with a header."""
-    stream = io.StringIO()
+def write_csv(rows: Iterable[Unprocessed], stream: TextIO, most: int) -> tuple[list[Unprocessed], int]:
+    """Write the rows as CSV with a header; returns the first `most` of them and how many there were."""
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([field.name for field in dataclasses.fields(Unprocessed)])
-    writer.writerows(dataclasses.astuple(row) for row in rows)
-    return stream.getvalue()
+    names = [field.name for field in dataclasses.fields(Unprocessed)]
+    writer.writerow(names)
+    first: list[Unprocessed] = []
+    count = 0
+    for row in rows:
+        writer.writerow([getattr(row, name) for name in names])
+        count += 1
+        if count <= most:
+            first.append(row)
+    return first, count

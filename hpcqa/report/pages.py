@@ -148,9 +148,10 @@ def write_pages(data: Collected, config: Config, folder: RunFolder, views: Views
     for name, text in table.detail_scripts(decisions):
         (out / "data" / name).write_text(text)
     cut_names = {cut.bit: cut.sentence.rstrip(".") for cut in CUTS}
-    lost = accounting.unprocessed(data.manifest, data.ccds, cut_names)
-    (out / "data" / "unprocessed.csv").write_text(accounting.as_csv(lost))
-    page = make_page(data, config, folder, cards, lost)
+    unprocessed = accounting.unprocessed(data.manifest, data.ccds, cut_names)
+    with (out / "data" / "unprocessed.csv").open("w") as stream:
+        lost, num_lost = accounting.write_csv(unprocessed, stream, LISTED)
+    page = make_page(data, config, folder, cards, lost, num_lost)
     page = replace(page, training=[*page.training, *attention.charts(folder, out / "images")])
     if page.changes is not None:
         (out / "data" / "changes.csv").write_text(compare.as_csv(page.changes))
@@ -163,6 +164,7 @@ def make_page(
     folder: RunFolder,
     cards: Sequence[Card],
     lost: Sequence[accounting.Unprocessed],
+    num_lost: int,
 ) -> Page:
     """What the template shows, out of what was read."""
     cut_names = {cut.bit: cut.sentence.rstrip(".") for cut in CUTS}
@@ -176,8 +178,8 @@ def make_page(
         training=charts.training(data.metrics),
         distributions=charts.distributions(data.decisions),
         cards=cards,
-        unprocessed=lost[:LISTED],
-        num_unprocessed=len(lost),
+        unprocessed=lost,
+        num_unprocessed=num_lost,
         provenance=data.provenance,
         settings=data.settings,
         reasons=REASONS,

@@ -31,7 +31,7 @@ def test_cut_rows_that_the_decisions_leave_out_are_still_counted(made_up_run):
 
 def test_unprocessed_lists_each_row_once(made_up_run):
     data = collect(made_up_run)
-    lost = accounting.unprocessed(data.manifest, data.ccds, {32: "The image file is missing"})
+    lost = list(accounting.unprocessed(data.manifest, data.ccds, {32: "The image file is missing"}))
     assert len(lost) == 44
     assert len({(row.table, row.table_row) for row in lost}) == 44
     assert {row.stage for row in lost} == {"manifest", "shard"}
@@ -40,7 +40,10 @@ def test_unprocessed_lists_each_row_once(made_up_run):
 
 def test_csv_quotes_what_needs_it():
     row = accounting.Unprocessed(1, 2, "N1", "shard", 'a "b"', "one, two\nthree", "t.fits", 7)
-    (read,) = csv.DictReader(io.StringIO(accounting.as_csv([row])))
+    stream = io.StringIO()
+    assert accounting.write_csv([row] * 3, stream, 2) == ([row] * 2, 3)
+    read, *others = csv.DictReader(io.StringIO(stream.getvalue()))
+    assert others == [read] * 2
     assert (read["cause"], read["detail"], read["table_row"]) == ('a "b"', "one, two\nthree", "7")
 
 
