@@ -18,7 +18,7 @@ from hpcqa.ssl.vit import CONV_WIDTHS, Architecture, StemShape, swiglu_width
 TRAINED, TAUGHT = 3, 1  # forward and twice as much backward; forward alone
 
 
-def forward(architecture: Architecture, view: str, size: tuple[int, int]) -> float:
+def forward(architecture: Architecture, view: str, size: tuple[int, int], *, cls_only: bool = False) -> float:
     """FLOPs of one image of `size` pixels (rows, columns) through a view's stem and the trunk."""
     rows, cols = size
     dim, patch = architecture.dim, architecture.stems[view].patch
@@ -26,9 +26,12 @@ def forward(architecture: Architecture, view: str, size: tuple[int, int]) -> flo
     stem = _stem(architecture, patch, rows * cols)
     tokens += 1 + architecture.registers
     wide = 3 * swiglu_width(dim) if architecture.ffn == "swiglu" else 8 * dim
-    # q, k, v and the projection are 4 D^2 a token, attention 2 N D for scores and as much for the mixture.
-    block = tokens * 2 * (4 * dim**2 + dim * wide + 2 * tokens * dim)
-    return stem + architecture.depth * block
+
+    def block(answered: int) -> float:
+        # k and v are 2 D^2 a token; q and the projection 2 D^2, scores and mixture 2 N D of each that is answered for.
+        return 2.0 * dim * (tokens * 2 * dim + answered * (2 * dim + wide + 2 * tokens))
+
+    return stem + (architecture.depth - 1) * block(tokens) + block(1 if cls_only else tokens)
 
 
 def _stem(architecture: Architecture, patch: int, pixels: int) -> float:
@@ -70,7 +73,8 @@ def of_image(architecture: Architecture, ssl: SslConfig, view: str) -> float:
 
 def _crops(architecture: Architecture, ssl: SslConfig, view: str, shape: StemShape) -> float:
     large_size, small_size = (views.crop_size(shape, share) for share in (ssl.global_crop, ssl.local_crop))
-    large, small = (forward(architecture, view, size) for size in (large_size, small_size))
+    large = forward(architecture, view, large_size, cls_only=not ssl.ibot_weight)
+    small = forward(architecture, view, small_size, cls_only=True)
     one = head(ssl, architecture.dim)
     total = 2.0 * (TRAINED + TAUGHT) * large
     if ssl.dino_weight:

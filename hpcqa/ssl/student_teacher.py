@@ -136,13 +136,15 @@ class Learner(nn.Module):
     def _answer_crops(self, view: str, crops: Crops, keys: Tensor) -> Answers:
         batch = crops.large.shape[1]
         masked = crops.masked.flatten(0, 1) if self.uses_ibot else None
-        large = self.backbone(crops.large.flatten(0, 1), view, masked, _keys_of(keys, LARGE, 2))
+        large_keys = _keys_of(keys, LARGE, 2)
+        large = self.backbone(crops.large.flatten(0, 1), view, masked, large_keys, cls_only=masked is None)
         scores: list[Tensor] = []
         if self.uses_dino and self.head is not None:
             cls = large.cls
             if len(crops.small):
                 small_keys = _keys_of(keys, SMALL, len(crops.small))
-                cls = torch.cat([cls, self.backbone(crops.small.flatten(0, 1), view, keys=small_keys).cls])
+                small = self.backbone(crops.small.flatten(0, 1), view, keys=small_keys, cls_only=True)
+                cls = torch.cat([cls, small.cls])
             scores = list(self.head(cls).view(2 + len(crops.small), batch, -1))
         patches = None if masked is None else self.head_for_patches()(large.patches[masked])
         return Answers(scores, large.cls[:batch], patches)
@@ -151,7 +153,7 @@ class Learner(nn.Module):
     def teach(self, view: str, crops: Crops) -> Answers:
         """The teacher's answers for the whole global crops: their scores, and those of the patches masked elsewhere."""
         batch = crops.large.shape[1]
-        tokens = self.backbone(crops.large.flatten(0, 1), view)
+        tokens = self.backbone(crops.large.flatten(0, 1), view, cls_only=not self.uses_ibot)
         scores = list(self.head(tokens.cls).view(2, batch, -1)) if self.uses_dino and self.head is not None else []
         patches = self.head_for_patches()(tokens.patches[crops.masked.flatten(0, 1)]) if self.uses_ibot else None
         return Answers(scores, tokens.cls, patches)

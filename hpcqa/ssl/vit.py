@@ -140,12 +140,21 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, dim = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
+    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+        """Mixtures (B, N, D) of the tokens (B, N, D), or those of the first few alone."""
+        if first is None:
+            q, k, v = self._by_head(self.qkv(x), 3)
+        else:
+            dim, weight, bias = x.shape[2], self.qkv.weight, self.qkv.bias
+            (q,) = self._by_head(F.linear(x[:, :first], weight[:dim], bias[:dim]), 1)
+            k, v = self._by_head(F.linear(x, weight[dim:], bias[dim:]), 2)
+        out: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return out
+
+    def _by_head(self, joined: Tensor, parts: int) -> Tensor:
+        """(B, N, parts * D) as (parts, B, heads, N, D / heads)."""
+        batch, length, width = joined.shape
+        return joined.view(batch, length, parts, self.heads, width // parts // self.heads).permute(2, 0, 3, 1, 4)
 
 
 class Mlp(nn.Module):
@@ -210,14 +219,17 @@ class Block(nn.Module):
         self.mlp = SwiGlu(dim) if architecture.ffn == "swiglu" else Mlp(dim)
         self.ls2 = LayerScale(dim, architecture.layer_scale)
 
-    def forward(self, x: Tensor, factors: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, D); `factors` (2, B, 1, 1) of the branches, None for 1."""
-        if factors is None:
-            x = x + self.ls1(self.attn(self.norm1(x)))
-            out: Tensor = x + self.ls2(self.mlp(self.norm2(x)))
-        else:
-            x = x + factors[0] * self.ls1(self.attn(self.norm1(x)))
-            out = x + factors[1] * self.ls2(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, factors: Tensor | None = None, first: int | None = None) -> Tensor:
+        """Tokens (B, N, D) after the block.
+
+        Args:
+            factors: (2, B, 1, 1) of the branches; None for 1.
+            first: compute the first few tokens only, all of which still look at all; None for all.
+        """
+        branch = self.ls1(self.attn(self.norm1(x), first))
+        x = x[:, :first] + (branch if factors is None else factors[0] * branch)
+        branch = self.ls2(self.mlp(self.norm2(x)))
+        out: Tensor = x + (branch if factors is None else factors[1] * branch)
         return out
 
 
@@ -280,24 +292,34 @@ class VisionTransformer(nn.Module):
             for block in self.blocks:
                 block.compile()
 
-    def forward(self, images: Tensor, view: str, masked: Tensor | None = None, keys: Tensor | None = None) -> Tokens:
+    def forward(
+        self,
+        images: Tensor,
+        view: str,
+        masked: Tensor | None = None,
+        keys: Tensor | None = None,
+        *,
+        cls_only: bool = False,
+    ) -> Tokens:
         """Tokens of images.
 
         Args:
             images: (B, C, H, W), sides divisible by the view's patch.
             masked: bool (B, N), patches whose content is replaced by the mask token.
             keys: int64 (B,), random keys that stochastic depth goes by; None: nothing is left out.
+            cls_only: leave the patches out of the answer, which spares the last block most of its work.
 
         Raises:
             DataError: the images' channels or size do not fit the network.
         """
         x, grid = self.enter(images, view, masked)
         factors = [None] * len(self.blocks) if keys is None or not any(self.drops) else depth_factors(keys, self.drops)
-        for block, own in zip(self.blocks, factors, strict=True):
+        for number, (block, own) in enumerate(zip(self.blocks, factors, strict=True), 1):
+            first = 1 if cls_only and number == len(self.blocks) else None
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, own, use_reentrant=False)
+                x = checkpoint(block, x, own, first, use_reentrant=False)
             else:
-                x = block(x, own)
+                x = block(x, own, first)
         x = self.norm(x)
         return Tokens(x[:, 0], x[:, 1 + self.architecture.registers :], grid)
 

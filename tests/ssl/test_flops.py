@@ -34,7 +34,10 @@ def test_forward(stem, ffn, size):
     images = torch.randn(3, 2, *size)
     with torch.no_grad():
         found = counted(lambda: model(images, "context"))
+        spared = counted(lambda: model(images, "context", cls_only=True))
     assert 3 * flops.forward(architecture, "context", size) == pytest.approx(found, rel=1e-6)
+    assert 3 * flops.forward(architecture, "context", size, cls_only=True) == pytest.approx(spared, rel=1e-6)
+    assert spared < 0.9 * found
 
 
 @pytest.mark.parametrize("extra", [{}, {"ibot_weight": 0.0, "crop_views": ["detail"], "shared_head": False}])

@@ -31,6 +31,19 @@ def test_agrees_with_an_independent_implementation(registers, ffn, size):
         assert torch.allclose(tokens.patches, expected[:, 1 + registers :], atol=1e-5)
 
 
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_cls_alone_is_the_same_as_with_the_patches(drop_path):
+    model = vit.build(ModelConfig(layer_scale=1.0, drop_path=drop_path)).train()
+    gradients = []
+    for cls_only in (False, True):
+        model.zero_grad()
+        tokens = model(torch.ones(3, 1, 32, 16), "background", keys=torch.arange(3), cls_only=cls_only)
+        assert tokens.patches.shape[1] == (0 if cls_only else 32)
+        tokens.cls.square().sum().backward()
+        gradients.append([tokens.cls.detach(), *(p.grad for p in model.blocks.parameters())])
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*gradients, strict=True))
+
+
 def test_the_seed_decides_and_nothing_else():
     model = ModelConfig()
     torch.manual_seed(11)
