@@ -7,6 +7,7 @@ the nearest run's that has it, and an exposure belongs to the one shard that the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from hpcqa.artifacts.catalog import MANIFEST
 from hpcqa.artifacts.folder import NAMES, RunFolder, shard_name
 from hpcqa.artifacts.store import read_provenance
+from hpcqa.config import Config
 from hpcqa.errors import DataError
 
 FIRST_SHARD = "first_shard"  # note in the manifest's provenance
@@ -50,6 +52,16 @@ def shards_of_manifest(path: Path) -> np.ndarray:
     except (OSError, KeyError, pa.ArrowException) as error:
         raise DataError(f"{path}: damaged ({error}); remove it and run its stage again.") from None
     return np.sort(column[column >= 0]).astype(np.int64)
+
+
+def stored_shards(config: Config, numbers: Sequence[int]) -> list[int]:
+    """The shards that the shard stage writes: all, or an evenly spread share where embed reads the images itself."""
+    if config.embed.source == "shards":
+        return list(numbers)
+    if config.survey.update or not numbers:
+        return []
+    count = max(1, round(config.embed.stored * len(numbers)))
+    return [numbers[place] for place in sorted({round(x) for x in np.linspace(0, len(numbers) - 1, count)})]
 
 
 def part_files(folder: RunFolder, artifact: str) -> list[Path]:

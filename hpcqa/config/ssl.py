@@ -124,7 +124,20 @@ class EmbedConfig:
     batch: int = setting(64, "Images in one forward pass.", low=1, output=False)
     device: str = setting("auto", "Where the network runs.", choices=("auto", "cpu", "cuda"), output=False)
     precision: str = setting("auto", "Arithmetic; auto: bf16 on a GPU, else fp32.", choices=("auto", "fp32", "bf16"))
-    source: str = setting("shards", "Read shards, or FITS files directly.", choices=("shards", "fits"))
+    source: str = setting(
+        "shards",
+        "Read shards, or the images themselves, which leaves no shards behind (see embed.stored).",
+        choices=("shards", "fits"),
+        output=False,
+    )
+    stored: float = setting(
+        0.1,
+        "With source=fits: share of the shards that `shard` stores all the same, for calibrate and pretrain to learn "
+        "from; none where survey.update takes both over.",
+        low=0,
+        high=1,
+        output=False,
+    )
     control: bool = setting(
         True, "Embed with the untrained network too, which the evaluation compares with.", output=False
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcqa.artifacts.folder import RunFolder, shard_name
-from hpcqa.artifacts.parts import first_own_shard, shards_of_manifest
+from hpcqa.artifacts.parts import first_own_shard, shards_of_manifest, stored_shards
 from hpcqa.artifacts.store import read_provenance
 from hpcqa.config import Config
 from hpcqa.errors import DataError
@@ -76,6 +76,9 @@ def progress_of(config: Config, folder: RunFolder, stage: Stage, shards: Sequenc
     if stage.ranks == "torch":
         return training_progress(folder, config.ssl.steps)
     if stage.writes[0] in PER_SHARD:
+        shards = stored_shards(config, shards) if stage.name == "shard" else shards
+        if not shards and config.embed.source == "fits" and stage.name == "shard":
+            return Progress(1, 1)
         return files_progress(shard_times(folder, stage.writes[0], shards), len(shards))
     done = all(standing_file(folder, artifact).exists() for artifact in stage.writes)
     return Progress(int(done), 1)
@@ -161,6 +164,7 @@ def is_finished(config: Config, folder: RunFolder, stage: Stage, shards: Sequenc
         return True
     if not progress_of(config, folder, stage, shards).is_complete:
         return False
+    shards = stored_shards(config, shards) if stage.name == "shard" else shards
     return all(
         is_fresh(folder, path, stage) for artifact in stage.writes for path in files_of(folder, artifact, shards)
     )

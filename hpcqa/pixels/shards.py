@@ -22,7 +22,7 @@ from hpcqa import instruments
 from hpcqa.artifacts import store
 from hpcqa.artifacts.catalog import MANIFEST, SHARD
 from hpcqa.artifacts.folder import RunFolder, shard_name
-from hpcqa.artifacts.parts import first_own_shard, shards_of_manifest
+from hpcqa.artifacts.parts import first_own_shard, shards_of_manifest, stored_shards
 from hpcqa.artifacts.schema import Provenance
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
@@ -88,6 +88,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     parents = {folder.relative(manifest): store.read_provenance(manifest, MANIFEST).content}
     provenance = Provenance(stage_digest(config, "shard"), parents, instrument=config.instrument.name)
     numbers = shard_numbers(manifest, first_own_shard(folder) if config.survey.update else 0)
+    numbers = stored_shards(config, numbers)
     mine = [numbers[place] for place in ranks.share(len(numbers))]
     remove_leftovers(folder.output("shards"))
     tally = Tally()
@@ -106,10 +107,15 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
             for _, failed in write_shards(plans, folder.output("shards"), provenance, config):
                 tally.add(failed)
                 ticker.advance()
-    _report(tally, config)
+    report(tally, config)
 
 
-def _report(tally: Tally, config: Config) -> None:
+def report(tally: Tally, config: Config) -> None:
+    """Say what failed.
+
+    Raises:
+        DataError: a larger share of the CCDs than shard.max_failed.
+    """
     (logger.warning if tally.num_failed else logger.info)("shard: %s", tally.in_words())
     if tally.seen and tally.num_failed / tally.seen > config.shard.max_failed:
         raise DataError(

@@ -130,7 +130,7 @@ def _stages(references: np.ndarray, count: int, device: str, precision: str, *, 
 def multiplies_bf16(device: str) -> bool:
     """Whether a device multiplies bfloat16 faster than float32."""
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     # torch names no public question for it: oneDNN's own answer is whether the processor has AVX-512 BF16 or AMX.
     question = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(question is not None and question() and "AVX512" in torch.backends.cpu.get_cpu_capability())

@@ -1,16 +1,18 @@
 """The embed stage: each shard once through the network, one output file for each, and the control beside it.
 
 A file's content depends on its shard, the calibration and the network alone, so it does not matter which rank makes it.
-Reading the next batch overlaps with the network's work on this one.
+Reading the next batch overlaps with the network's work on this one, and so does getting the next shard ready: with
+`embed.source=fits` that means to read its exposures, into a shard that is thrown away afterwards (ssl/sources.py).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from hpcqa.observe import track
 from hpcqa.parallel import mpi
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.parallel.torchdist import pick_device, set_threads
-from hpcqa.ssl import weights
+from hpcqa.ssl import sources, weights
 from hpcqa.ssl.encode import as_images, defect_names, encode_with_answers
 from hpcqa.ssl.feed import Cutouts
 from hpcqa.ssl.vit import VisionTransformer
@@ -54,24 +56,77 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     Raises:
         DataError: no shards, or a damaged shard, calibration or backbone.
     """
-    shards = part_files(folder, "shards")
-    if not shards and not config.survey.update:
-        raise DataError(f"{folder.output('shards')}: holds no shards; run `hpcqa shard run={folder.path}` first.")
+    work = sources.of_run(config, folder)
     calibration = folder.need("calibration", "calibrate")
     device = pick_device(config.embed.device, ranks.local_rank)
     set_threads(ranks.local_world_size)
     networks = load_networks(folder.need("backbone", "pretrain"), device, control=config.embed.control)
     if ranks.is_first:
+        names = {source.name for source in work}
         for network in networks:
-            remove_strangers(folder.output(network.artifact), shards)
-            refuse_other_network(folder, network, {path.name for path in shards})
-    files = mpi.hand_out(shards, ranks)
+            remove_strangers(folder.output(network.artifact), names)
+            refuse_other_network(folder, network, names)
+    digest = stage_digest(config, "embed")
     done = 0
-    for shard in track(files, "embed", total=len(shards), unit="shards", shown=ranks.is_first):
-        done += sum(embed_file(config, folder, shard, calibration, network, device) for network in networks)
-    counts = mpi.gather(done, ranks)
+    with sources.Opener(config, folder, calibration) as opener:
+        mine = mpi.hand_out(work, ranks)
+        missing = _missing(mine, opener, folder, networks, digest, update=config.survey.update)
+        for job in track(_opened(missing, opener), "embed", total=len(work), unit="shards", shown=ranks.is_first):
+            for network in job.networks:
+                write_embeddings(config, folder, job, network, device, digest)
+                done += 1
+            opener.close(job.opened)
+        tally = opener.tally
+    counts = mpi.gather((done, tally), ranks)
     if counts is not None:
-        logger.info("embed: %d files written, %d were current", sum(counts), len(networks) * len(shards) - sum(counts))
+        written = sum(count for count, _ in counts)
+        logger.info("embed: %d files written, %d were current", written, len(networks) * len(work) - written)
+        sources.report([found for _, found in counts], config)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A shard, and the networks whose embeddings of it are missing."""
+
+    source: sources.Source
+    networks: tuple[Network, ...]
+    parents: Mapping[str, str]
+    opened: sources.Opened | None = None
+
+
+def _missing(
+    mine: Iterable[sources.Source],
+    opener: sources.Opener,
+    folder: RunFolder,
+    networks: Sequence[Network],
+    digest: str,
+    *,
+    update: bool,
+) -> Iterator[Job]:
+    for source in mine:
+        shared = opener.parents(source)
+        left = []
+        for network in networks:
+            parents = shared | {"network": network.identity}
+            output = folder.output(network.artifact) / source.name
+            current = store.is_current(output, catalog.EMBEDDING, config_digest=digest, parents=parents)
+            if not (current or (update and is_embedded(folder, network.artifact, source.name, digest, parents))):
+                left.append(network)
+        if left:
+            yield Job(source, tuple(left), shared)
+
+
+def _opened(jobs: Iterator[Job], opener: sources.Opener) -> Iterator[Job]:
+    """The jobs with their cutouts, the next one being opened by a thread while this one is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: list[tuple[Job, Future[sources.Opened]]] = []
+        for job in jobs:
+            waiting.append((job, pool.submit(opener.open, job.source)))
+            if len(waiting) > 1:
+                first, future = waiting.pop(0)
+                yield dataclasses.replace(first, opened=future.result())
+        for last, future in waiting:
+            yield dataclasses.replace(last, opened=future.result())
 
 
 def load_networks(backbone: Path, device: torch.device, *, control: bool) -> list[Network]:
@@ -85,9 +140,8 @@ def load_networks(backbone: Path, device: torch.device, *, control: bool) -> lis
     return networks
 
 
-def remove_strangers(folder: Path, shards: Sequence[Path]) -> None:
+def remove_strangers(folder: Path, names: Container[str]) -> None:
     """Remove embeddings of shards that are no more."""
-    names = {shard.name for shard in shards}
     for path in folder.glob("shard-*.h5"):
         if path.name not in names:
             logger.info("embed: removing %s, whose shard is gone", path)
@@ -118,28 +172,18 @@ def is_embedded(folder: RunFolder, artifact: str, name: str, digest: str, parent
     return nearest is not None and store.is_current(nearest, catalog.EMBEDDING, config_digest=digest, parents=parents)
 
 
-def embed_file(
-    config: Config, folder: RunFolder, shard: Path, calibration: Path, network: Network, device: torch.device
-) -> bool:
-    """Embed one shard; False if its embeddings are current."""
-    from hpcqa.pixels.dataset import ShardSet  # here, so that the networks need no camera
-
-    output = folder.output(network.artifact) / shard.name
-    digest = stage_digest(config, "embed")
-    parents = {folder.relative(path): store.read_provenance(path).content for path in (shard, calibration)}
-    parents["network"] = network.identity
-    current = store.is_current(output, catalog.EMBEDDING, config_digest=digest, parents=parents)
-    if current or (config.survey.update and is_embedded(folder, network.artifact, shard.name, digest, parents)):
-        return False
-    cutouts = ShardSet([shard], calibration, config)
-    arrays = embed(cutouts, network.model, device, config.embed.batch, config.embed.precision)
-    with store.open_arrays(shard, catalog.SHARD) as source:
-        attributes = {name: source.attributes.get(name, []) for name in ("number_names", "number_units")}
-        instrument = source.provenance.instrument
-    attributes |= _names(network.model) | {"failure_words": _failure_words(), "network": network.identity}
-    provenance = Provenance(digest, parents, instrument=instrument)
+def write_embeddings(
+    config: Config, folder: RunFolder, job: Job, network: Network, device: torch.device, digest: str
+) -> None:
+    """Embed one opened shard."""
+    assert job.opened is not None
+    arrays = embed(job.opened.cutouts, network.model, device, config.embed.batch, config.embed.precision)
+    attributes = dict(job.opened.attributes) | _names(network.model)
+    attributes |= {"failure_words": _failure_words(), "network": network.identity}
+    parents = {**job.parents, "network": network.identity}
+    provenance = Provenance(digest, parents, instrument=config.instrument.name)
+    output = folder.output(network.artifact) / job.source.name
     store.write_arrays(output, catalog.EMBEDDING, arrays, provenance, attributes)
-    return True
 
 
 def _failure_words() -> list[str]:

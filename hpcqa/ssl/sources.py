@@ -1,0 +1,157 @@
+"""Where embed gets its cutouts: from stored shards, or straight from the images by way of shards that do not stay.
+
+With `embed.source=fits` the exposures of a shard are read by the very functions of the shard stage, with their threads,
+into a file in a temporary folder (TMPDIR), which goes when its embeddings are written. So the embeddings and the
+measured numbers beside them are those of stored shards to the last bit, and at most two such files exist at a time. A
+shard that is stored all the same (see `embed.stored`: calibrate and pretrain learn from some) is not read again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcqa.artifacts import catalog, store
+from hpcqa.artifacts.folder import RunFolder, shard_name
+from hpcqa.artifacts.parts import first_own_shard, part_files, shard_number, shards_of_manifest
+from hpcqa.artifacts.schema import Provenance
+from hpcqa.config import Config
+from hpcqa.config.frozen import stage_digest
+from hpcqa.errors import DataError
+from hpcqa.ssl.feed import Cutouts
+
+
+@dataclass(frozen=True)
+class Source:
+    """One shard: its file, or None where it is read from the images."""
+
+    number: int
+    stored: Path | None
+
+    @property
+    def name(self) -> str:
+        return shard_name(self.number)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A shard that is ready to be embedded.
+
+    Attributes:
+        path: its file.
+        transient: whether the file goes afterwards.
+        cutouts: its views.
+        attributes: what its numbers are.
+    """
+
+    path: Path
+    transient: bool
+    cutouts: Cutouts
+    attributes: Mapping[str, Any]
+
+
+@dataclass
+class Tally:
+    """CCDs that were read from images, and how many of them failed."""
+
+    seen: int = 0
+    failed: list[int] = field(default_factory=list)
+
+
+def of_run(config: Config, folder: RunFolder) -> list[Source]:
+    """The shards to embed, in order.
+
+    Raises:
+        DataError: there are none.
+    """
+    stored = {shard_number(path): path for path in part_files(folder, "shards")}
+    if config.embed.source == "fits":
+        first = first_own_shard(folder) if config.survey.update else 0
+        numbers = shards_of_manifest(folder.need("manifest", "manifest"))
+        return [Source(number, stored.get(number)) for number in numbers[numbers >= first].tolist()]
+    if not stored and not config.survey.update:
+        raise DataError(
+            f"{folder.output('shards')}: holds no shards; run `hpcqa shard run={folder.path}` first, or read the "
+            "images with embed.source=fits."
+        )
+    return [Source(number, path) for number, path in stored.items()]
+
+
+def report(tallies: Sequence[Tally], config: Config) -> None:
+    """Say how much of what was read failed.
+
+    Raises:
+        DataError: a larger share than shard.max_failed.
+    """
+    seen = sum(tally.seen for tally in tallies)
+    if not seen:
+        return
+    from hpcqa.pixels import shards
+
+    total = shards.Tally()
+    total.add(np.array([bits for tally in tallies for bits in tally.failed], np.int64))
+    total.seen = seen
+    shards.report(total, config)
+
+
+class Opener:
+    """Opens shards, and makes those that are not stored."""
+
+    def __init__(self, config: Config, folder: RunFolder, calibration: Path) -> None:
+        self.tally = Tally()
+        self._config, self._folder, self._calibration = config, folder, calibration
+        self._room = tempfile.TemporaryDirectory(prefix="hpcqa-embed-", ignore_cleanup_errors=True)
+        self._known: dict[str, str] = {}
+
+    def __enter__(self) -> Opener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._room.cleanup()
+
+    def parents(self, source: Source) -> dict[str, str]:
+        """Content digests of what embeddings of a shard are made from, the network aside."""
+        origin = source.stored or self._folder.need("manifest", "manifest")
+        parents = {self._folder.relative(path): self._content(path) for path in (origin, self._calibration)}
+        if source.stored is None:
+            # Settings that a stored shard would answer for.
+            parents["reading"] = stage_digest(self._config, "shard")
+        return parents
+
+    def _content(self, path: Path) -> str:
+        if path.parent == self._folder.output("shards"):
+            return store.read_provenance(path).content
+        if str(path) not in self._known:
+            self._known[str(path)] = store.read_provenance(path).content
+        return self._known[str(path)]
+
+    def open(self, source: Source) -> Opened:
+        """A shard's cutouts, with the first of each view read."""
+        from hpcqa.pixels.dataset import ShardSet  # here, so that the networks need no camera
+
+        path = source.stored or self._make(source)
+        cutouts = ShardSet([path], self._calibration, self._config)
+        with store.open_arrays(path, catalog.SHARD) as shard:
+            attributes = {name: shard.attributes.get(name, []) for name in ("number_names", "number_units")}
+        return Opened(path, source.stored is None, cutouts, attributes)
+
+    def _make(self, source: Source) -> Path:
+        from hpcqa.pixels import shards
+
+        manifest = self._folder.need("manifest", "manifest")
+        plans = shards.plan_shards(manifest, [source.number])
+        provenance = Provenance(stage_digest(self._config, "shard"), {}, instrument=self._config.instrument.name)
+        ((path, failed),) = shards.write_shards(plans, Path(self._room.name), provenance, self._config)
+        self.tally.seen += len(failed)
+        self.tally.failed += failed[failed != 0].tolist()
+        return path
+
+    def close(self, opened: Opened | None) -> None:
+        """Throw a shard away that was made for this."""
+        if opened is not None and opened.transient:
+            opened.path.unlink(missing_ok=True)
