@@ -306,6 +306,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="run folders with a backbone")
     parser.add_argument("--checkpoints", action="store_true", help="score the checkpoints that the runs kept")
     parser.add_argument("--at", type=int, nargs="+", default=[], help="only checkpoints of these steps")
+    parser.add_argument("--pools", action="store_true", help="score each pooling of the patch tokens by itself too")
     parser.add_argument(
         "--reference", default="ablation, 200 steps, seed 1", help="network that others are compared with"
     )
