@@ -167,9 +167,10 @@ def work(name: str, config: Config, overrides: list[str]) -> tuple[int, float | 
     """Freeze the configuration and run a stage, or all of them; returns the exit code and the objective."""
     from hpcqa import compose
     from hpcqa.launch.lock import held
-    from hpcqa.launch.pipeline import refuse_no_survey, run_all, run_one
+    from hpcqa.launch.pipeline import refuse_impossible, refuse_no_survey, run_all, run_one
 
     refuse_no_survey(config, name)
+    refuse_impossible(config, name)
     folder = compose.freeze(config, overrides)
     with held(folder):
         outcome = run_all(config, folder) if name == "run" else run_one(config, folder, stage(name))

@@ -82,6 +82,27 @@ def test_a_mistake_is_one_sentence_on_stderr(words, code, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["run=r"], 4, "no sbatch on PATH"),
+        (["run=r", "stage.shard.minutes=1"], 2, "stage.shard.minutes=1: expected more than"),
+        (["run=r", "cluster=perlmutter_cpu", "stage.shard.minutes=9999"], 2, "perlmutter_cpu has 2880 minutes at most"),
+        (["run=r", "cluster=perlmutter_gpu", "stage.shard.gpus_per_node=5"], 2, "perlmutter_gpu has 4 GPUs"),
+        (["run=/proc/r", "launch=inline"], 4, "/proc/r/run.yaml: cannot be written"),
+    ],
+)
+def test_what_slurm_cannot_do_is_said_before_it_is_remembered(words, code, said, tmp_path):
+    """PATH without Slurm's commands; a refused setting must not stay in the run folder."""
+    done = hpcqa(
+        "shard", *([] if "launch=inline" in words else ["launch=slurm"]), *words, cwd=tmp_path, PATH=str(tmp_path)
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_ranks_do_not_compose(tmp_path):
     done = hpcqa("embed", cwd=tmp_path, RANK="0", WORLD_SIZE="4", LOCAL_RANK="0", LOCAL_WORLD_SIZE="4")
     assert done.returncode == 4

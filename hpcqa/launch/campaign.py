@@ -71,13 +71,10 @@ def launch(config: Config, folder: RunFolder, stages: Sequence[Stage], *, whole_
         ConfigError: a stage asks for more than the cluster has; nothing is submitted.
         EnvironmentProblem: there is no Slurm, it refuses, or a single stage is queued already.
     """
-    for stage in stages:
-        batch.check(config, stage)
+    check(config, stages)
     wanted = progress.missing(config, folder, stages) if whole_flow else list(stages)
     if config.launch.dry_run:
         return dry_run(config, folder, wanted)
-    queue.need_slurm()
-    check_partitions(config, wanted, queue.partitions())
     known = jobs.live(folder.path)
     if not whole_flow:
         _refuse_queued(folder, known, wanted)
@@ -90,6 +87,20 @@ def launch(config: Config, folder: RunFolder, stages: Sequence[Stage], *, whole_
         wait(folder, [stage.name for stage in wanted], every_s=config.launch.poll)
         return sentences
     return [*sentences, f"`hpcqa status {folder.path}` shows how far it is."]
+
+
+def check(config: Config, stages: Sequence[Stage]) -> None:
+    """Compare what stages ask for with what the configuration and Slurm say of the cluster; a dry run asks no Slurm.
+
+    Raises:
+        ConfigError: a stage asks for more than the cluster has.
+        EnvironmentProblem: there is no Slurm, or it does not answer.
+    """
+    for stage in stages:
+        batch.check(config, stage)
+    if not config.launch.dry_run:
+        queue.need_slurm()
+        check_partitions(config, stages, queue.partitions())
 
 
 def _submit(config: Config, folder: RunFolder, steps: Sequence[Step]) -> list[str]:

@@ -15,6 +15,7 @@ from hpcqa.errors import ConfigError, HpcqaError
 from hpcqa.launch import campaign, progress
 from hpcqa.launch.submit import run_stage
 from hpcqa.stages import STAGES, Stage
+from hpcqa.stages import stage as stage_named
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,17 @@ def refuse_no_survey(config: Config, name: str) -> None:
             "survey.tables=[]: no survey; name tables (survey.tables=[...]), image directories (survey.images=[...]), "
             "or simulate one with survey=simulated."
         )
+
+
+def refuse_impossible(config: Config, name: str) -> None:
+    """Stop before anything is written, and so remembered, if Slurm could not run what a command asks for.
+
+    Raises:
+        ConfigError: a stage asks for more than the cluster has.
+        EnvironmentProblem: there is no Slurm, or it does not answer.
+    """
+    if config.launch.kind == "slurm":
+        campaign.check(config, planned(config) if name == "run" else [stage_named(name)])
 
 
 def run_all(config: Config, folder: RunFolder) -> Outcome:

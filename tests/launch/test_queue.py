@@ -82,6 +82,12 @@ def test_without_accounting_the_queue_is_all(tmp_path, monkeypatch):
     assert set(queue.states(["7", "6"])) == {"7"}
 
 
+def test_without_sacct_the_queue_is_all(tmp_path, monkeypatch):
+    fake(tmp_path, monkeypatch, "squeue", "printf '7|RUNNING|None|0:01|n1\\n'")
+    monkeypatch.setattr(queue.shutil, "which", lambda name: None if name == "sacct" else f"/usr/bin/{name}")
+    assert set(queue.states(["7", "6"])) == {"7"}
+
+
 def test_partitions_by_their_largest_node():
     text = "main*|1:00:00|4|4000|gpu:2\nmain*|1:00:00|8+|2000|(null)\nlong|2-00:30:00|1|1|gpu:a100:4(S:0-1),nvme:1\nx\n"
     found = queue.parse_partitions(text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,17 +64,34 @@ def test_a_failing_mpi_rank_ends_the_job(bench):
 
 
 def test_a_job_runs_the_code_of_its_submission(bench, monkeypatch, tmp_path):
-    """The installed package may change while the job waits: it runs the copy in the run folder."""
-    config = bench.configure()
-    monkeypatch.chdir(ROOT)  # where `python -m` would find the package that is being edited
-    submission = submit(config, bench.folder, make_stage("where", "one"))
-    assert bench.wait(submission) == ["COMPLETED"]
-    assert Path((bench.path / "where").read_text()).is_relative_to(bench.path / "code")
+    """The package is edited, here broken, while the job waits: it runs the copy in the run folder."""
+    bench.configure(ClusterConfig(sbatch_args=["begin=now+4"]))
+    package = tmp_path / "edited" / "hpcqa"
+    shutil.copytree(ROOT / "hpcqa", package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (package / "__init__.py").open("a") as file:
+        file.write("# As it was submitted.\n")
+    monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"] + os.pathsep + str(package.parent))
+    monkeypatch.chdir(package.parent)  # where `python -m` would find the package too
+    job = send(tmp_path, bench.path)
+    (package / "launch" / "job.py").write_text("raise SystemExit('edited after submission')\n")
+    assert bench.wait(type("Job", (), {"job": job})) == ["COMPLETED"]
+    where = Path((bench.path / "where").read_text())
+    assert where.is_relative_to(bench.path / "code")
+    assert where.read_text().endswith("# As it was submitted.\n")
+    assert (where.parent / "launch" / "job.py").read_text() == (ROOT / "hpcqa" / "launch" / "job.py").read_text()
 
 
 @pytest.mark.parametrize("kind", ["script", "module"])
 def test_submission_from_a_script_and_from_a_module(bench, tmp_path, kind):
     bench.configure()
+    job = send(tmp_path, bench.path, kind)
+    assert [state.job for state in bench.states(job)] == [job]
+    bench.wait(type("Job", (), {"job": job}))
+    assert (bench.path / "where").exists()
+
+
+def send(tmp_path, run: Path, kind: str = "script") -> str:
+    """Submit from a process of its own, in a folder with a space; returns the job's id."""
     script = tmp_path / "a place" / "send.py"
     script.parent.mkdir()
     script.write_text(
@@ -85,12 +104,10 @@ def test_submission_from_a_script_and_from_a_module(bench, tmp_path, kind):
     )
     command = [sys.executable, str(script)] if kind == "script" else [sys.executable, "-m", "send"]
     sent = subprocess.run(
-        [*command, str(bench.path)], cwd=script.parent, capture_output=True, text=True, check=True, timeout=60
+        [*command, str(run)], cwd=script.parent, capture_output=True, text=True, check=True, timeout=60
     )
     (job,) = sent.stdout.split()
-    assert [state.job for state in bench.states(job)] == [job]
-    bench.wait(type("Job", (), {"job": job}))
-    assert (bench.path / "where").exists()
+    return job
 
 
 def test_every_batch_file_passes_slurm_s_own_check(bench, tmp_path):
