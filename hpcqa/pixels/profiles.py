@@ -72,20 +72,16 @@ def amplifier_step(scanned: Scan, sources: Sources, split: float) -> float:
     return known_median(near_right - near_left - slope)
 
 
-@kernel
 def strip_levels(mean: np.ndarray, count: np.ndarray, near: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Mean of the working pixels without sources of columns start to stop, in CHUNKS pieces along the rows."""
-    rows = mean.shape[0]
+    part = (slice(None), slice(start, stop))
+    good = ~near[part] & (count[part] > 0)
+    total, number = np.where(good, mean[part], 0).sum(axis=1, dtype=np.float64), good.sum(axis=1)
     levels = np.full(CHUNKS, np.nan)
     for k in range(CHUNKS):
-        total = number = 0.0
-        for i in range(k * rows // CHUNKS, (k + 1) * rows // CHUNKS):
-            for j in range(start, stop):
-                if not near[i, j] and count[i, j] > 0:
-                    total += mean[i, j]
-                    number += 1.0
-        if number > 0:
-            levels[k] = total / number
+        piece = slice(k * len(mean) // CHUNKS, (k + 1) * len(mean) // CHUNKS)
+        if number[piece].any():
+            levels[k] = total[piece].sum() / number[piece].sum()
     return levels
 
 
@@ -268,7 +264,7 @@ def map_numbers(background: np.ndarray, level: float, expected: float) -> dict[s
     known = int(np.count_nonzero(np.isfinite(inside)))
     if known < 12 or min(rows, cols) < 4:
         return {}
-    relative = ((inside - level) / reference_level(level, expected)).astype(np.float64)
+    relative = (inside - np.float32(level)) / np.float32(reference_level(level, expected))
     slope_row, slope_col, rest = _less_plane(relative)
     rms, high, low = _extremes(rest)
     spread, curvature = _parts(relative, rest)
@@ -313,7 +309,8 @@ def _across(num: int) -> np.ndarray:
 
 
 def _plane(answer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    plane: np.ndarray = (answer[0] + answer[1] * _across(shape[0]))[:, None] + answer[2] * _across(shape[1])
+    down, across = answer[0] + answer[1] * _across(shape[0]), answer[2] * _across(shape[1])
+    plane: np.ndarray = down.astype(np.float32)[:, None] + across.astype(np.float32)
     return plane
 
 
@@ -351,7 +348,7 @@ def _extremes(rest: np.ndarray) -> tuple[float, float, float]:
     """Robust scatter, and the highest and lowest mean of nine cells of which at least four are known."""
     rms = MAD * known_median(np.abs(rest - known_median(rest)))
     known = np.isfinite(rest)
-    total, number = _nines(np.where(known, rest, 0.0)), _nines(known.astype(np.float64))
+    total, number = _nines(np.where(known, rest, np.float32(0))), _nines(known.astype(np.float32))
     enough = number >= 4
     if not enough.any():
         return rms, -math.inf, math.inf
