@@ -1,0 +1,226 @@
+"""Time and memory of classify and report on a whole data release: synthetic embeddings, every other file as in a run.
+
+    python benchmarks/classify_scale.py --folder /somewhere/with/20/GB --shares 1/64,1/16,1/4,1
+
+The release has 224,000 exposures of 58 CCDs (13 million CCDs): a survey-ccds table, a manifest with a tenth of the rows
+cut, embeddings of a few columns in files of 16 exposures, a classifier of 2,000 labelled exposures. Each share runs in
+a process of its own; peak memory is that process's largest resident set, its libraries included. Both should grow by
+the ratio of the shares and no faster.
+
+With --tables the neighbours are left out: made-up answers go through everything that one process does for the whole
+release (joining, verdicts, both tables, all exports, the report). The neighbours are linear in the CCDs and shared by
+the ranks; without --tables their time is in what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from hpcqa.artifacts import catalog, store
+from hpcqa.artifacts.coded import Coded
+from hpcqa.artifacts.folder import RunFolder, shard_name
+from hpcqa.artifacts.schema import Column, Provenance, Schema
+from hpcqa.config import ClassifyConfig, Config, EvaluateConfig, FitConfig, SurveyConfig
+from hpcqa.parallel.ranks import Ranks
+from hpcqa.qa import classifier_file, classify, fit, fitstable
+from hpcqa.qa.decisions import Part, merge_parts
+from hpcqa.report import pages
+
+EXPOSURES, CCDS, A_SHARD, LABELLED = 224_000, 58, 16, 2_000
+WIDTH, NUMBERS = 8, 12
+FIRST = 200_000
+BANDS = ("g", "r", "i", "z", "Y")
+TABLE_COLUMNS = (
+    *(("expnum", "int64"), ("ccd_cuts", "int32"), ("ra", "float64"), ("dec", "float64"), ("exptime", "float32")),
+    *((f"number{place}", "float32") for place in range(24)),
+)
+
+
+def settings(run: Path) -> Config:
+    return Config(
+        run=str(run),
+        survey=SurveyConfig(labels=["labels.csv"], tables=[str(run / "survey-ccds-decam.fits.gz")]),
+        fit=FitConfig(pca=8),
+        classify=ClassifyConfig(),
+        evaluate=EvaluateConfig(bootstrap=20),
+    )
+
+
+def make_run(run: Path, exposures: int, num_files: int, labelled: int) -> None:
+    """Everything that classify and report read; embeddings in at most so many files."""
+    folder, rng = RunFolder(run), np.random.default_rng(1)
+    rows = exposures * CCDS
+    of_row = np.arange(rows) // CCDS
+    table = run / "survey-ccds-decam.fits.gz"
+    write_survey_table(table, of_row)
+    is_cut = of_row % 10 == 7
+    shard = np.where(is_cut, -1, of_row // A_SHARD)
+    codes = np.zeros(rows, np.int32)
+    columns: dict[str, np.ndarray | Coded] = {}
+    for column in catalog.MANIFEST.columns:
+        text = column.dtype == "str"
+        columns[column.name] = Coded(codes, ("",)) if text else np.zeros(rows, column.dtype)
+    columns |= {"expnum": FIRST + of_row, "ccdnum": np.arange(rows) % CCDS + 1, "night": 20250101 + of_row // 40}
+    columns |= {"ccdname": Coded((np.arange(rows) % CCDS).astype(np.int32), tuple(f"N{ccd}" for ccd in range(CCDS)))}
+    columns |= {"band": Coded((of_row % 5).astype(np.int32), BANDS), "camera": Coded(codes, ("decam",))}
+    columns |= {"plver": Coded(codes, ("V5.5",)), "plprocid": Coded(codes, ("abcdef0",))}
+    columns |= {"table": Coded(codes, (str(table),)), "table_row": np.arange(rows), "shard": shard}
+    columns |= {"cuts": np.where(is_cut, 1 << 12, 0)}
+    columns |= {"cut_detail": Coded(is_cut.astype(np.int32), ("", "exptime 5 s is shorter than 10 s"))}
+    store.write_table(folder.output("manifest"), catalog.MANIFEST, columns, Provenance("d"))
+    kinds = np.where(rng.random(exposures) < 0.02, rng.integers(0, 4, exposures), -1)
+    write_labels(folder, kinds, labelled)
+    write_calibration(folder.output("calibration"))
+    for number in range(min(num_files, -(-exposures // A_SHARD))):
+        write_embedding(folder.output("embeddings") / shard_name(number), number, kinds, rng)
+
+
+def write_survey_table(path: Path, of_row: np.ndarray) -> None:
+    schema = Schema("ccds", 1, tuple(Column(name, dtype, "") for name, dtype in TABLE_COLUMNS))
+    columns = {name: np.zeros(len(of_row), dtype) for name, dtype in TABLE_COLUMNS}
+    columns["expnum"] = FIRST + of_row
+    plain = path.with_name("plain.fits")
+    fitstable.write_table(plain, schema, columns, "benchmark")
+    subprocess.run(["gzip", "-1", str(plain)], check=True)
+    plain.with_name("plain.fits.gz").rename(path)
+
+
+def write_labels(folder: RunFolder, kinds: np.ndarray, most: int) -> None:
+    bad, good = np.flatnonzero(kinds >= 0), np.flatnonzero(kinds < 0)
+    chosen = np.sort(np.concatenate([bad[: most // 2], good[: most // 2]]))
+    columns = {
+        column.name: np.full(len(chosen), "", object) if column.dtype == "str" else np.zeros(len(chosen), column.dtype)
+        for column in catalog.LABELS.columns
+    }
+    columns |= {"expnum": FIRST + chosen, "ccdnum": np.full(len(chosen), -1), "bad": kinds[chosen] >= 0}
+    columns["reasons"] = np.where(kinds[chosen] >= 0, 2 << np.maximum(kinds[chosen], 0), 0)
+    store.write_table(folder.output("labels"), catalog.LABELS, columns, Provenance("d"))
+
+
+def write_calibration(path: Path) -> None:
+    lengths = {"pattern": 1, "by": 2, "bx": 2, "number": NUMBERS}
+    arrays = {
+        column.name: np.ones([lengths[axis] for axis in column.dims], column.dtype)
+        for column in catalog.CALIBRATION.columns
+        if column.dtype != "str"
+    }
+    arrays |= {"band": np.array(["g"], object), "number_median": np.zeros((1, NUMBERS), "f4")}
+    store.write_arrays(path, catalog.CALIBRATION, arrays, Provenance("d"))
+
+
+def write_embedding(path: Path, number: int, kinds: np.ndarray, rng: np.random.Generator) -> None:
+    exposure = np.arange(number * A_SHARD, min((number + 1) * A_SHARD, len(kinds)))
+    exposure = exposure[exposure % 10 != 7]
+    rows = len(exposure) * CCDS
+    numbers = rng.normal(size=(len(exposure), CCDS, NUMBERS)).astype("f4")
+    for place, kind in enumerate(kinds[exposure]):
+        if kind >= 0:
+            numbers[place, :, kind] += 6.0
+    arrays = {"expnum": np.repeat(FIRST + exposure, CCDS), "ccdnum": np.tile(np.arange(CCDS) + 1, len(exposure))}
+    arrays |= {"failed": np.where(rng.random(rows) < 0.002, 2, 0), "numbers": numbers.reshape(rows, NUMBERS)}
+    arrays |= {name: rng.normal(size=(rows, WIDTH)).astype("f4") for name in ("context", "background", "detail")}
+    arrays |= {"exposure": FIRST + exposure, "focal_plane": rng.normal(size=(len(exposure), WIDTH)).astype("f4")}
+    arrays |= {"defects": np.zeros((rows, 0), "f4"), "exposure_defects": np.zeros((len(exposure), 0), "f4")}
+    names = [f"number{place}" for place in range(NUMBERS)]
+    attributes = {"number_names": names, "failure_words": ["the file is not there", "the file cannot be read"]}
+    store.write_arrays(path, catalog.EMBEDDING, arrays, Provenance("d"), attributes)
+
+
+def write_made_up(config: Config, folder: RunFolder, ranks: Ranks) -> None:
+    """What classify's first rank does with the answers of all ranks."""
+    manifest = store.read_table(folder.output("manifest"), catalog.MANIFEST, ("expnum", "ccdnum", "cuts"))
+    rng = np.random.default_rng(2)
+    kept = np.flatnonzero(manifest["cuts"] == 0)
+    lost = rng.random(len(kept)) < 0.002
+    seen, lost_rows = kept[~lost], kept[lost]
+    expnum = np.unique(manifest["expnum"][seen])
+    p_bad = rng.beta(0.05, 2.0, len(expnum)).astype("f4")
+    ccd_p_bad = rng.beta(0.05, 2.0, len(seen)).astype("f4")
+    text = np.array(
+        [f"evidence {number % 5000}: fwhm +8.2, sky_noise +4.1; N4 alone: step +9" for number in expnum], object
+    )
+    part = Part(
+        expnum=expnum,
+        p_bad=p_bad,
+        novelty=rng.exponential(1.0, len(expnum)).astype("f4"),
+        reasons=np.where(p_bad > 0.3, 2 + 3 * 256, 0),
+        worst=text,
+        nearest=text.copy(),
+        evidence=text.copy(),
+        ccd_expnum=manifest["expnum"][seen],
+        ccd_ccdnum=manifest["ccdnum"][seen],
+        ccd_p_bad=ccd_p_bad,
+        ccd_novelty=rng.exponential(1.0, len(seen)).astype("f4"),
+        ccd_reasons=np.where(ccd_p_bad > 0.3, 2, 0),
+        failed_expnum=manifest["expnum"][lost_rows],
+        failed_ccdnum=manifest["ccdnum"][lost_rows],
+        failed=np.full(len(lost_rows), 2),
+    )
+    del manifest
+    classifier = classifier_file.read(folder.output("classifier"))
+    words = ("the file is not there", "the file cannot be read")
+    classify._write(config, folder, classifier, merge_parts([part]), words, Provenance("d"))
+
+
+def measure(run: Path, *, tables: bool) -> None:
+    """Classify and report an existing run, and print what each took."""
+    logging.basicConfig(level=logging.ERROR)
+    config, folder = settings(run), RunFolder(run)
+    steps = (("classify", write_made_up if tables else classify.run), ("report", pages.run))
+    for name, step in steps:
+        started, used = time.perf_counter(), time.process_time()
+        step(dataclasses.replace(config), folder, Ranks())
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(
+            f"  {name:<9} {time.perf_counter() - started:8.1f} s, {time.process_time() - used:8.1f} s of processor, "
+            f"peak {peak:5.2f} GB",
+            flush=True,
+        )
+
+
+def size_of(path: Path) -> float:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=None, help="where the runs go; removed afterwards")
+    parser.add_argument("--shares", default="1/64,1/16", help="shares of the release, smallest first")
+    parser.add_argument("--tables", action="store_true", help="made-up answers instead of neighbours")
+    parser.add_argument("--measure", type=Path, default=None, help="measure an existing run, in this process")
+    arguments = parser.parse_args()
+    if arguments.measure is not None:
+        measure(arguments.measure, tables=arguments.tables)
+        return
+    for share in arguments.shares.split(","):
+        exposures = round(EXPOSURES * Fraction(share))
+        with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="classify-scale-") as folder:
+            run = Path(folder)
+            made = time.perf_counter()
+            # Made-up answers need a classifier to look things up in, no more.
+            make_run(run, exposures, *((200, 100) if arguments.tables else (exposures, LABELLED)))
+            fit.run(settings(run), RunFolder(run), Ranks())
+            print(f"{share}: {exposures:,} exposures, {exposures * CCDS:,} CCDs ({time.perf_counter() - made:.0f} s)")
+            sys.stdout.flush()
+            words = ["--measure", str(run), *(["--tables"] if arguments.tables else [])]
+            subprocess.run([sys.executable, __file__, *words], check=True)
+            page, rest = size_of(run / "report" / "index.html"), size_of(run / "report" / "data")
+            print(f"  exports {size_of(run / 'exports'):.0f} MB; page {page:.1f} MB, its data {rest:.0f} MB")
+            shutil.rmtree(run / "exports")
+
+
+if __name__ == "__main__":
+    main()
