@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from hpcqa import __version__
 from hpcqa.artifacts import catalog, store
-from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.folder import NAMES, RunFolder
 from hpcqa.artifacts.parts import first_own_shard
 from hpcqa.artifacts.schema import Provenance, Schema
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
+from hpcqa.errors import DataError
 from hpcqa.observe import track
 from hpcqa.parallel import mpi
 from hpcqa.parallel.ranks import Ranks
@@ -21,7 +23,7 @@ from hpcqa.parallel.torchdist import set_threads
 from hpcqa.qa import classifier_file
 from hpcqa.qa.classifier import Classifier
 from hpcqa.qa.decisions import Part, ccd_table, exposure_table, make_part, merge_parts
-from hpcqa.qa.embedded import ExposureTable, embedding_paths, read_embedding
+from hpcqa.qa.embedded import NETWORK, ExposureTable, embedding_paths, read_embedding
 from hpcqa.qa.exports import Source, write_exports
 
 logger = logging.getLogger(__name__)
@@ -72,8 +74,33 @@ def _with_index(classifier: Classifier, index: str, ranks: Ranks) -> Classifier:
 
 
 def _parents(folder: RunFolder, paths: list[Path]) -> dict[str, str]:
-    every = [*paths, folder.need("classifier", "fit"), folder.need("manifest", "manifest")]
-    return {folder.relative(path): store.read_provenance(path).content for path in every}
+    """Content digests of what the decisions are made from.
+
+    Raises:
+        DataError: the classifier was made by another network, or from other labels than there are now.
+    """
+    classifier = folder.need("classifier", "fit")
+    made = {path: store.read_provenance(path) for path in [*paths, classifier, folder.need("manifest", "manifest")]}
+    _refuse_other_network(classifier, made[classifier].parents, {path: made[path].parents for path in paths})
+    labels = folder.find("labels")
+    fitted = made[classifier].parents.get(NAMES["labels"])
+    if labels is not None and fitted not in (None, store.read_provenance(labels).content):
+        raise DataError(f"{classifier}: {labels} changed since it was fitted; run `hpcqa fit run={folder.path}` first.")
+    return {folder.relative(path): provenance.content for path, provenance in made.items()}
+
+
+def _refuse_other_network(
+    classifier: Path, fitted: Mapping[str, str], embedded: Mapping[Path, Mapping[str, str]]
+) -> None:
+    expected = fitted.get(NETWORK)
+    for path, parents in embedded.items():
+        found = parents.get(NETWORK)
+        expected = found if expected is None else expected
+        if found != expected:
+            raise DataError(
+                f"{path}: made by network {str(found)[:12]}, but {classifier} is for embeddings of "
+                f"{str(expected)[:12]}; run `hpcqa embed` and `hpcqa fit` again with one backbone."
+            )
 
 
 def _source(folder: RunFolder) -> Source:
@@ -102,6 +129,16 @@ def _decide_share(
     return parts, words
 
 
+def remove_leftovers(folder: RunFolder) -> None:
+    """Remove unfinished files of a classify that was killed; only one runs in a folder at a time."""
+    exports = folder.output("exports")
+    unfinished = [path for name, _ in OUTPUTS for path in folder.path.glob(f".{folder.output(name).name}.*.tmp")]
+    unfinished += [*exports.glob(".*.tmp"), *exports.glob("survey-ccds/.*.tmp")]
+    for path in unfinished:
+        path.unlink(missing_ok=True)
+        logger.info("classify: removed %s, left by a process that was killed", path.name)
+
+
 def _write(
     config: Config,
     folder: RunFolder,
@@ -110,6 +147,7 @@ def _write(
     words: tuple[str, ...],
     provenance: Provenance,
 ) -> None:
+    remove_leftovers(folder)
     manifest = store.read_table(folder.need("manifest", "manifest"), catalog.MANIFEST, MANIFEST_COLUMNS)
     ccds = ccd_table(manifest, part, classifier.mode, words, config.classify)
     exposures = exposure_table(manifest, part, ccds, classifier, config.classify)

@@ -15,6 +15,7 @@ from hpcqa.errors import DataError
 from hpcqa.qa.blocks import NumberScale, Raw, segment_rows
 
 CCD_BLOCKS = ("context", "background", "detail", "defects")
+NETWORK = "network"  # what embeddings and classifiers name their network by, among the parents in provenance
 EXPOSURE_BLOCKS = ("focal_plane", "exposure_defects")
 
 

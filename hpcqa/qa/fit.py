@@ -19,7 +19,7 @@ from hpcqa.parallel.ranks import Ranks
 from hpcqa.qa import classifier_file
 from hpcqa.qa.blocks import NumberScale, thin
 from hpcqa.qa.classifier import Classifier
-from hpcqa.qa.embedded import Embedded, ExposureTable, embedding_paths, read_embeddings, read_scale
+from hpcqa.qa.embedded import NETWORK, Embedded, ExposureTable, embedding_paths, read_embeddings, read_scale
 from hpcqa.qa.known import Known, as_examples
 from hpcqa.qa.learn import GOOD, POPULATION, UNKNOWN, Examples, Recipe, learn, learn_unlabelled, what_is_missing
 from hpcqa.splits import holdout
@@ -93,7 +93,9 @@ def parents_of(folder: RunFolder, embeddings: list[Path]) -> dict[str, str]:
     calibration = folder.find("calibration")
     if calibration is not None:
         paths.append(calibration)
-    return {folder.relative(path): store.read_provenance(path).content for path in paths}
+    parents = {folder.relative(path): store.read_provenance(path).content for path in paths}
+    network = store.read_provenance(embeddings[0]).parents.get(NETWORK)
+    return parents if network is None else parents | {NETWORK: network}
 
 
 def fit(config: Config, folder: RunFolder, paths: list[Path]) -> Classifier:
