@@ -22,6 +22,7 @@ from hpcqa.pixels.sky import MAD, Sky, known_median, sky
 STRIP = 16  # working pixels on each side of an amplifier boundary
 CHUNKS = 8  # pieces that a step or an edge is measured in; their median counts
 SCALES = (1, 2, 4, 8, 16)
+ENOUGH_OF_EDGE = 0.2  # share of a piece of an edge that must be free of sources
 
 
 def reference_level(level: float, expected: float) -> float:
@@ -387,14 +388,15 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
     width = max(1, round(24 / scanned.step))
     if min(scanned.mean.shape) < 8 * width:
         return {}
-    usable = (~sources.near) & (scanned.count > 0)
-    mean = scanned.mean
-    turned = ((mean, usable), (mean[::-1], usable[::-1]), (mean.T, usable.T), (mean.T[::-1], usable.T[::-1]))
+    valid = scanned.count > 0
+    usable = valid & ~sources.near
     pieces = 4 * width
-    excesses = [
-        known_median(edge_excesses(np.ascontiguousarray(values[:pieces]), np.ascontiguousarray(good[:pieces]), width))
-        for values, good in turned
-    ]
+    images = [scanned.mean, usable, valid]
+    sideways = [image.T for image in images]
+    excesses = []
+    for turned in (images, [image[::-1] for image in images], sideways, [image[::-1] for image in sideways]):
+        mean, good, every = (np.ascontiguousarray(image[:pieces]) for image in turned)
+        excesses.append(known_median(edge_excesses(mean, good, every, width)))
     known = [value for value in excesses if math.isfinite(value)]
     if not known:
         return {}
@@ -403,20 +405,30 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
 
 
 @kernel
-def edge_excesses(mean: np.ndarray, usable: np.ndarray, width: int) -> np.ndarray:
-    """Mean of the first `width` rows less that of rows 2 width to 4 width, in CHUNKS pieces; NaN unknown."""
+def edge_excesses(mean: np.ndarray, usable: np.ndarray, valid: np.ndarray, width: int) -> np.ndarray:
+    """Mean of the first `width` rows less that of rows 2 width to 4 width, in CHUNKS pieces; NaN unknown.
+
+    Usable pixels count; where hardly any is, as in a glow that passes for a source, all valid ones do.
+    """
     cols = mean.shape[1]
     excesses = np.full(CHUNKS, np.nan)
     for k in range(CHUNKS):
-        total, number = np.zeros(2), np.zeros(2)
+        total, number = np.zeros((2, 2)), np.zeros((2, 2))
         for i in range(4 * width):
             part = 0 if i < width else 1
             if width <= i < 2 * width:
                 continue
             for j in range(k * cols // CHUNKS, (k + 1) * cols // CHUNKS):
-                if usable[i, j]:
-                    total[part] += mean[i, j]
-                    number[part] += 1.0
-        if number[0] > 0 and number[1] > 0:
-            excesses[k] = total[0] / number[0] - total[1] / number[1]
+                if valid[i, j]:
+                    total[1, part] += mean[i, j]
+                    number[1, part] += 1.0
+                    if usable[i, j]:
+                        total[0, part] += mean[i, j]
+                        number[0, part] += 1.0
+        levels = np.full(2, np.nan)
+        for part in range(2):
+            which = 1 if number[0, part] < ENOUGH_OF_EDGE * number[1, part] else 0
+            if number[which, part] > 0:
+                levels[part] = total[which, part] / number[which, part]
+        excesses[k] = levels[0] - levels[1]
     return excesses
