@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hpcqa.instruments.base import HEADER_NUMBERS, Region
-from hpcqa.pixels import layout, profiles
+from hpcqa.pixels import layout, maps, profiles
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
 from hpcqa.pixels.scan import Scan
@@ -200,8 +200,8 @@ def measure(pixels: np.ndarray, masked: np.ndarray, found: Found, facts: Facts) 
     )
     numbers |= profiles.stripe_numbers(found.scanned, found.sky.noise)
     numbers |= profiles.pattern_numbers(found.context, found.sky)
-    numbers |= profiles.map_numbers(found.background, found.sky.level, expected)
-    numbers |= profiles.edge_numbers(found.scanned, found.sources, found.sky.level, expected)
+    numbers |= maps.map_numbers(found.background, found.sky.level, expected)
+    numbers |= maps.edge_numbers(found.scanned, found.sources, found.sky.level, expected)
     numbers |= _star_numbers(found.stars, facts)
     numbers |= _source_numbers(found, facts)
     numbers |= _depth_numbers(found.sky, numbers, facts)

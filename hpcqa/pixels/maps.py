@@ -1,0 +1,189 @@
+"""Numbers of the background's shape: gradients, extremes and quadrants of its map, and the edges of the CCD.
+
+Levels are relative to the sky; see profiles.reference_level.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from hpcqa.pixels.background import Sources
+from hpcqa.pixels.kernels import fast_kernel, kernel
+from hpcqa.pixels.profiles import CHUNKS, extent, reference_level, thinned
+from hpcqa.pixels.scan import Scan
+from hpcqa.pixels.sky import MAD, known_median
+
+ENOUGH_OF_EDGE = 0.2  # share of a piece of an edge that must be free of sources
+
+
+def map_numbers(background: np.ndarray, level: float, expected: float) -> dict[str, float]:
+    """Plane, scatter, extremes and quadrants of a background map (H, W) in ADU, NaN where unknown."""
+    rows, cols = extent(background)
+    inside = background[:rows, :cols]
+    known = int(np.count_nonzero(np.isfinite(inside)))
+    if known < 12 or min(rows, cols) < 4:
+        return {}
+    relative = (inside - np.float32(level)) / np.float32(reference_level(level, expected))
+    slope_row, slope_col, rest = _less_plane(relative)
+    rms, high, low = _extremes(rest)
+    spread, curvature = _parts(relative, rest)
+    return {
+        "gradient_row": float(slope_row),
+        "gradient_col": float(slope_col),
+        "gradient": math.hypot(slope_row, slope_col),
+        "map_rms": float(rms),
+        "map_high": float(high),
+        "map_low": float(low),
+        "map_missing": 1.0 - known / inside.size,
+        "quadrant_spread": float(spread),
+        "map_curvature": float(curvature),
+    }
+
+
+def _less_plane(relative: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """Slopes across the map of the plane that fits it best, and the map less that plane.
+
+    Least squares, refitted twice without what lies 3 sigma off.
+    """
+    answer = np.zeros(3)
+    rest = relative - known_median(thinned(relative))
+    for _ in range(3):
+        limit = 3.0 * MAD * known_median(np.abs(thinned(rest))) + 1e-9
+        matrix, vector = _plane_sums(relative, rest, limit)
+        if np.linalg.det(matrix) <= 1e-6 * max(matrix[0, 0], 1.0) ** 3:
+            break
+        answer = np.linalg.solve(matrix, vector)
+        rest = relative - _plane(answer, relative.shape)
+    return float(answer[1]), float(answer[2]), rest
+
+
+def _across(num: int) -> np.ndarray:
+    """Places from -0.5 to 0.5 along one side of a map."""
+    return np.arange(num) / (num - 1) - 0.5
+
+
+def _plane(answer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    down, across = answer[0] + answer[1] * _across(shape[0]), answer[2] * _across(shape[1])
+    plane: np.ndarray = down.astype(np.float32)[:, None] + across.astype(np.float32)
+    return plane
+
+
+@fast_kernel
+def _plane_sums(relative: np.ndarray, rest: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Normal equations of a plane (level, slope along rows, slope along columns) through the cells within a limit."""
+    rows, cols = relative.shape
+    matrix, vector = np.zeros((3, 3)), np.zeros(3)
+    for i in range(rows):
+        y = i / (rows - 1) - 0.5
+        number = across = squares = total = product = 0.0
+        for j in range(cols):
+            x = j / (cols - 1) - 0.5
+            used = abs(rest[i, j]) <= limit
+            one, value = 1.0 if used else 0.0, relative[i, j] if used else 0.0
+            number += one
+            across += one * x
+            squares += one * x * x
+            total += value
+            product += value * x
+        matrix[0, 0] += number
+        matrix[0, 1] += number * y
+        matrix[1, 1] += number * y * y
+        matrix[0, 2] += across
+        matrix[1, 2] += across * y
+        matrix[2, 2] += squares
+        vector[0] += total
+        vector[1] += total * y
+        vector[2] += product
+    matrix[1, 0], matrix[2, 0], matrix[2, 1] = matrix[0, 1], matrix[0, 2], matrix[1, 2]
+    return matrix, vector
+
+
+def _extremes(rest: np.ndarray) -> tuple[float, float, float]:
+    """Robust scatter, and the highest and lowest mean of nine cells of which at least four are known."""
+    rms = MAD * known_median(np.abs(rest - known_median(rest)))
+    known = np.isfinite(rest)
+    total, number = _nines(np.where(known, rest, np.float32(0))), _nines(known.astype(np.float32))
+    enough = number >= 4
+    if not enough.any():
+        return rms, -math.inf, math.inf
+    means = total[enough] / number[enough]
+    return rms, float(means.max()), float(means.min())
+
+
+def _nines(cells: np.ndarray) -> np.ndarray:
+    """Sums of each cell and its eight neighbours, with nothing beyond the border."""
+    rows = cells.copy()
+    rows[1:] += cells[:-1]
+    rows[:-1] += cells[1:]
+    out = rows.copy()
+    out[:, 1:] += rows[:, :-1]
+    out[:, :-1] += rows[:, 1:]
+    return out
+
+
+def _parts(relative: np.ndarray, rest: np.ndarray) -> tuple[float, float]:
+    """Largest less smallest median of the quadrants; median of the centre less that of the border."""
+    rows, cols = relative.shape
+    halves = [(slice(0, num // 2), slice(num // 2, None)) for num in (rows, cols)]
+    middles = [known_median(relative[down, across]) for down in halves[0] for across in halves[1]]
+    known = [middle for middle in middles if math.isfinite(middle)]
+    border = np.concatenate((rest[0], rest[-1], rest[:, 0], rest[:, -1]))
+    centre = rest[rows // 4 : rows - rows // 4, cols // 4 : cols - cols // 4]
+    spread = max(known) - min(known) if known else -math.inf
+    return spread, known_median(centre) - known_median(border)
+
+
+# Edges ----------------------------------------------------------------------------------------------------------------
+
+
+def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float) -> dict[str, float]:
+    """Largest excess and deficit of the four edges, about 24 native pixels wide, over a strip further in."""
+    width = max(1, round(24 / scanned.step))
+    if min(scanned.mean.shape) < 8 * width:
+        return {}
+    valid = scanned.count > 0
+    usable = valid & ~sources.near
+    pieces = 4 * width
+    images = [scanned.mean, usable, valid]
+    sideways = [image.T for image in images]
+    excesses = []
+    for turned in (images, [image[::-1] for image in images], sideways, [image[::-1] for image in sideways]):
+        mean, good, every = (np.ascontiguousarray(image[:pieces]) for image in turned)
+        excesses.append(known_median(edge_excesses(mean, good, every, width)))
+    known = [value for value in excesses if math.isfinite(value)]
+    if not known:
+        return {}
+    reference = reference_level(level, expected)
+    return {"edge_excess": max(known) / reference, "edge_deficit": min(known) / reference}
+
+
+@kernel
+def edge_excesses(mean: np.ndarray, usable: np.ndarray, valid: np.ndarray, width: int) -> np.ndarray:
+    """Mean of the first `width` rows less that of rows 2 width to 4 width, in CHUNKS pieces; NaN unknown.
+
+    Usable pixels count; where hardly any is, as in a glow that passes for a source, all valid ones do.
+    """
+    cols = mean.shape[1]
+    excesses = np.full(CHUNKS, np.nan)
+    for k in range(CHUNKS):
+        total, number = np.zeros((2, 2)), np.zeros((2, 2))
+        for i in range(4 * width):
+            part = 0 if i < width else 1
+            if width <= i < 2 * width:
+                continue
+            for j in range(k * cols // CHUNKS, (k + 1) * cols // CHUNKS):
+                if valid[i, j]:
+                    total[1, part] += mean[i, j]
+                    number[1, part] += 1.0
+                    if usable[i, j]:
+                        total[0, part] += mean[i, j]
+                        number[0, part] += 1.0
+        levels = np.full(2, np.nan)
+        for part in range(2):
+            which = 1 if number[0, part] < ENOUGH_OF_EDGE * number[1, part] else 0
+            if number[which, part] > 0:
+                levels[part] = total[which, part] / number[which, part]
+        excesses[k] = levels[0] - levels[1]
+    return excesses
