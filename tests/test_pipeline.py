@@ -57,6 +57,15 @@ def test_a_changed_setting_early_on_borrows_nothing_after_it(first):
     assert set(lenders(config, folder)) == {"manifest"}
 
 
+def test_other_label_lists_borrow_nothing_but_are_taken_in_the_same_folder(first):
+    config, folder = frozen("run=second", "base=first", "survey.labels=[votes.csv]")
+    assert lenders(config, folder) == {}
+    config, folder = frozen("run=first", "survey.labels=[votes.csv]")
+    assert config.survey.labels[0].endswith("votes.csv")
+    with pytest.raises(ConfigError, match="its manifest"):
+        frozen("run=first", "survey.tables=[other.fits]")
+
+
 def test_what_this_run_has_made_is_not_borrowed(first):
     config, folder = frozen("run=second", "base=first", "evaluate.bootstrap=50")
     made(folder, "manifest")

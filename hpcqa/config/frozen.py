@@ -170,7 +170,11 @@ def digest(config: Config, sections: Sequence[str]) -> str:
 # Which output settings shape each stage's artifacts: sections or single settings by dotted name.
 STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "simulate": ("seed", "instrument", "simulate"),
-    "manifest": ("survey", "manifest", "instrument", "shard.exposures_per_shard"),
+    # Not the label lists: they change while a run stands, and only what is made from labels changes with them.
+    "manifest": (
+        *("survey.simulated", "survey.tables", "survey.images"),
+        *("manifest", "instrument", "shard.exposures_per_shard"),
+    ),
     "shard": ("views", "shard", "instrument"),
     "calibrate": ("calibrate", "views"),
     "pretrain": ("seed", "model", "ssl", "views"),

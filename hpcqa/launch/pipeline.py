@@ -19,6 +19,9 @@ from hpcqa.stages import stage as stage_named
 
 logger = logging.getLogger(__name__)
 
+# Other lists are other labels, and a base run lends none that were made from others.
+LISTS = ("survey.labels", "survey.truth")
+
 
 @dataclass
 class Outcome:
@@ -116,7 +119,8 @@ def lenders(config: Config, folder: RunFolder) -> dict[str, Path]:
             has_own = any(folder.output(artifact).exists() for artifact in stage.writes)
             there = progress.progress_of(other, lender, stage, shards).is_complete
             same = all(
-                settings_of(other, STAGE_SECTIONS[name]) == settings_of(config, STAGE_SECTIONS[name])
+                settings_of(other, (*STAGE_SECTIONS[name], *LISTS))
+                == settings_of(config, (*STAGE_SECTIONS[name], *LISTS))
                 for name in upstream(stage)
             )
             if there and same and not reads_own and not has_own:
