@@ -16,8 +16,9 @@ from hpcqa.config import Config
 from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.instruments.base import CcdContext, Instrument
 from hpcqa.pixels.failures import BIT, in_words
-from hpcqa.pixels.fits import ExposureFile, ImageHdu, open_exposure
+from hpcqa.pixels.fits import ExposureFile, open_exposure
 from hpcqa.pixels.fitsbytes import FileChanged, FileMissing, NoAnswer
+from hpcqa.pixels.fitshdus import ImageHdu
 from hpcqa.pixels.masks import MaskFile, open_mask
 from hpcqa.pixels.measure import Facts
 from hpcqa.pixels.profiles import reference_level

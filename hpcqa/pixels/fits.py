@@ -7,9 +7,8 @@ bit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,48 +19,14 @@ from hpcqa.errors import DataError
 from hpcqa.instruments.base import Region
 from hpcqa.pixels import tiles
 from hpcqa.pixels.fitsbytes import ByteSource
-from hpcqa.pixels.fitsheader import BLOCK, CARD, Header, end_of_header
+from hpcqa.pixels.fitshdus import FIRST_LOOK, ImageHdu, padded, read_headers
+from hpcqa.pixels.fitsheader import Header
 from hpcqa.pixels.fitsother import read_with_astropy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MAX_HEADER = 4 << 20  # bytes; real ones have 20 kB
-_MAX_PIXELS = 1 << 28
-_MAX_HDUS = 2000
-_FIRST_LOOK = 4 * BLOCK
 _PLAIN_KINDS = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
-
-
-@dataclass(frozen=True)
-class ImageHdu:
-    """One image of a file. `index` is the FITS extension number; `shape` is (rows, columns)."""
-
-    index: int
-    name: str
-    shape: tuple[int, int]
-    header: Header = field(repr=False, compare=False)
-    header_offset: int = field(repr=False)
-    data_offset: int = field(repr=False)
-    data_size: int = field(repr=False)
-
-    @property
-    def ccdnum(self) -> int | None:
-        """CCDNUM of the header, or None."""
-        value = self.header.get("CCDNUM")
-        try:
-            return int(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            return None
-
-    @property
-    def compressed(self) -> bool:
-        return self.header.get("ZIMAGE") is True
-
-    @property
-    def integer(self) -> bool:
-        """Whether the pixels are stored as integers (masks are)."""
-        return self.header.integer("ZBITPIX" if self.compressed else "BITPIX", 0) > 0
 
 
 class ExposureFile:
@@ -71,7 +36,7 @@ class ExposureFile:
         self._source = source
         self.path = source.path
         self.primary: Mapping[str, Any]
-        self.primary, self.images = _scan(source)
+        self.primary, self.images = read_headers(source)
 
     def __enter__(self) -> ExposureFile:
         return self
@@ -203,7 +168,7 @@ class ExposureFile:
 
     def _expect_next(self, hdu: ImageHdu) -> None:
         """CCDs are read in file order more often than not: let the system fetch the next one meanwhile."""
-        self._source.expect(_padded(hdu.data_offset + hdu.data_size), _padded(hdu.data_size) + _FIRST_LOOK)
+        self._source.expect(padded(hdu.data_offset + hdu.data_size), padded(hdu.data_size) + FIRST_LOOK)
 
 
 def open_exposure(path: Path, *, timeout: float | None = None) -> ExposureFile:
@@ -335,86 +300,3 @@ def _is_plain(header: Header) -> bool:
     """Whether stored values are the pixels' values."""
     unscaled = header.get("BSCALE", 1) == 1 and header.get("BZERO", 0) == 0
     return unscaled and "BLANK" not in header and header.integer("BITPIX", 0) in _PLAIN_KINDS
-
-
-def _scan(source: ByteSource) -> tuple[Header, tuple[ImageHdu, ...]]:
-    """Read all headers of a file."""
-    images: list[ImageHdu] = []
-    primary: Header | None = None
-    offset = 0
-    for index in range(_MAX_HDUS):
-        if offset >= source.size or (index > 0 and _is_filling(source, offset)):
-            break
-        header, data_offset = _read_header(source, offset, index)
-        size = _data_size(header, index)
-        if size is None or data_offset + size > source.size:
-            raise DataError(
-                f"{source.path}[{index}]: truncated or damaged: its data should end at byte "
-                f"{'?' if size is None else data_offset + size}, the file has {source.size}; fetch it again."
-            )
-        primary = header if primary is None else primary
-        shape = _image_shape(header, index)
-        if shape is not None:
-            if shape[0] * shape[1] > _MAX_PIXELS:
-                raise DataError(f"{source.path}[{index}]: an image of {shape} pixels is too large.")
-            name = header.text("EXTNAME").strip()
-            images.append(ImageHdu(index, name, shape, header, offset, data_offset, size))
-        offset = _padded(data_offset + size)
-    if primary is None:
-        raise DataError(f"{source.path}: holds no FITS header.")
-    return primary, tuple(images)
-
-
-def _is_filling(source: ByteSource, offset: int) -> bool:
-    """Whether only blanks or zeros follow, as tape-era writers leave them."""
-    size = source.size - offset
-    return source.read(offset, min(size, BLOCK)).strip(b"\x00 ") == b""
-
-
-def _read_header(source: ByteSource, offset: int, index: int) -> tuple[Header, int]:
-    """A header and where its data begins."""
-    magic = source.read(offset, min(9, source.size - offset))
-    if not magic.startswith(b"SIMPLE  =" if index == 0 else b"XTENSION="):
-        what = "not a FITS file" if index == 0 else "damaged: no FITS header where one should begin"
-        raise DataError(f"{source.path}[{index}]: {what}; fetch it again.")
-    raw, searched = b"", 0
-    while True:
-        more = min(max(_FIRST_LOOK, len(raw)), source.size - offset - len(raw))
-        if more <= 0 or len(raw) > _MAX_HEADER:
-            raise DataError(f"{source.path}[{index}]: truncated or damaged: its header has no END; fetch it again.")
-        raw += source.read(offset + len(raw), more)
-        end = end_of_header(raw, searched)
-        if end >= 0:
-            return Header(raw[:end]), offset + _padded(end + CARD)
-        searched = max(0, len(raw) - CARD)
-
-
-def _data_size(header: Header, index: int) -> int | None:
-    """Bytes of an HDU's data, or None if its header makes no sense."""
-    naxis = header.integer("NAXIS", -1)
-    bits = header.integer("BITPIX", 0)
-    axes = [header.integer(f"NAXIS{i}", -1) for i in range(1, naxis + 1)] if 0 <= naxis <= 999 else [-1]
-    extra, groups = header.integer("PCOUNT", 0), header.integer("GCOUNT", 1)
-    if min([0, *axes, extra, groups]) < 0 or abs(bits) not in (8, 16, 32, 64):
-        return None
-    if not axes:
-        return 0
-    if index == 0 and axes[0] == 0 and header.get("GROUPS") is True:
-        axes = axes[1:]
-    return abs(bits) // 8 * groups * (extra + math.prod(axes))
-
-
-def _image_shape(header: Header, index: int) -> tuple[int, int] | None:
-    """(rows, columns) if the HDU holds an image of two axes."""
-    prefix = "Z" if header.get("ZIMAGE") is True else ""
-    kind = header.text("XTENSION").strip()
-    if index > 0 and kind != ("BINTABLE" if prefix else "IMAGE"):
-        return None
-    if header.integer(f"{prefix}NAXIS", 0) != 2:
-        return None
-    shape = header.integer(f"{prefix}NAXIS2", 0), header.integer(f"{prefix}NAXIS1", 0)
-    return shape if min(shape) > 0 else None
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK

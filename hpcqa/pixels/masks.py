@@ -12,7 +12,8 @@ import numpy as np
 
 from hpcqa.errors import DataError
 from hpcqa.instruments.base import CcdContext, Instrument
-from hpcqa.pixels.fits import ExposureFile, ImageHdu, open_exposure
+from hpcqa.pixels.fits import ExposureFile, open_exposure
+from hpcqa.pixels.fitshdus import ImageHdu
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
