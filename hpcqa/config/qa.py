@@ -14,6 +14,20 @@ class FitConfig:
     bad_rate: float = setting(
         0.02, "Share of bad exposures expected in production; corrects p_bad.", low=1e-5, high=0.9
     )
+    precision: float = setting(
+        0.0,
+        "Choose the threshold of the verdict bad so that this share of the exposures called bad is bad; 0: "
+        "classify.bad_above.",
+        low=0,
+        high=0.999,
+    )
+    recall: float = setting(
+        0.0,
+        "Choose the threshold of review so that this share of the bad exposures is called bad or reviewed; 0: "
+        "classify.review_above.",
+        low=0,
+        high=1,
+    )
     unlisted_good: bool = setting(False, "Take exposures that no list names as good (weakly).")
     folds: int = setting(5, "Cross-validation folds, grouped by night.", low=2, high=50)
 

@@ -38,6 +38,7 @@ def write(path: Path, classifier: Classifier, provenance: Provenance) -> Provena
         "score_names": list(classifier.exposure_calibration.names),
         "ccd_score_names": list(classifier.ccd_calibration.names),
         "index": index,
+        "thresholds": dict(classifier.settings.get("thresholds", {})),
         "settings": dict(classifier.settings),
     }
     return store.write_arrays(path, catalog.CLASSIFIER, arrays, provenance, attributes)
@@ -65,7 +66,9 @@ def _parameters(classifier: Classifier) -> dict[str, np.ndarray]:
             f"{level}.novelty_centre": calibration.novelty.centre,
             f"{level}.novelty_scale": calibration.novelty.scale,
         }
-    return found
+    # Among the arrays, so that the file's digest knows of them.
+    chosen = classifier.settings.get("thresholds", {})
+    return found | {f"thresholds.{name}": np.array([value]) for name, value in chosen.items()}
 
 
 def _pack(parameters: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -116,8 +119,16 @@ def read(path: Path) -> Classifier:
             labelled_expnum=arrays.read("labelled_expnum"),
             labelled_fold=arrays.read("labelled_fold"),
             labelled_bad=arrays.read("labelled_bad"),
-            settings=note["settings"],
+            settings={**note["settings"], "thresholds": _thresholds(found)},
         )
+
+
+def _thresholds(found: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {
+        name.removeprefix("thresholds."): float(values[0])
+        for name, values in found.items()
+        if name.startswith("thresholds.")
+    }
 
 
 def _references(arrays: store.ArrayFile, level: str, columns: Mapping[str, list[int]]) -> References:

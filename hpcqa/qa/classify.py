@@ -25,6 +25,7 @@ from hpcqa.qa.classifier import Classifier
 from hpcqa.qa.decisions import Part, ccd_table, exposure_table, make_part, merge_parts
 from hpcqa.qa.embedded import NETWORK, ExposureTable, embedding_paths, read_embedding
 from hpcqa.qa.exports import Source, write_exports
+from hpcqa.qa.thresholds import applied
 
 logger = logging.getLogger(__name__)
 
@@ -120,11 +121,12 @@ def _decide_share(
     set_threads(ranks.local_world_size)
     parts: list[Part] = []
     words: tuple[str, ...] = ()
+    least = min(applied(config.classify, classifier.settings).review_above, config.classify.review_above)
     files = mpi.hand_out(paths, ranks)
     for path in track(files, "classify", total=len(paths), unit="files", shown=ranks.is_first):
         embedded = read_embedding(path, exposures, classifier.numbers)
         answers = classifier.decide(embedded.raw, embedded.expnum, config.classify.device)
-        parts.append(make_part(embedded, answers, classifier, config.classify.review_above))
+        parts.append(make_part(embedded, answers, classifier, least))
         words = embedded.failure_words
     return parts, words
 
@@ -150,7 +152,7 @@ def _write(
     remove_leftovers(folder)
     manifest = store.read_table(folder.need("manifest", "manifest"), catalog.MANIFEST, MANIFEST_COLUMNS)
     ccds = ccd_table(manifest, part, classifier.mode, words, config.classify)
-    exposures = exposure_table(manifest, part, ccds, classifier, config.classify)
+    exposures = exposure_table(manifest, part, ccds, classifier, applied(config.classify, classifier.settings))
     store.write_table(folder.output("ccd_decisions"), catalog.CCD_DECISIONS, ccds.columns, provenance)
     cuts = manifest["ccd_cuts"]
     with_tables = bool(config.survey.tables)

@@ -16,7 +16,7 @@ from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError
 from hpcqa.parallel.ranks import Ranks
-from hpcqa.qa import classifier_file
+from hpcqa.qa import classifier_file, thresholds
 from hpcqa.qa.blocks import NumberScale, thin
 from hpcqa.qa.classifier import Classifier
 from hpcqa.qa.embedded import NETWORK, Embedded, ExposureTable, embedding_paths, read_embeddings, read_scale
@@ -109,7 +109,15 @@ def fit(config: Config, folder: RunFolder, paths: list[Path]) -> Classifier:
     if missing:
         examples, scale, number_names = read_examples(config, folder, paths, exposures, known, everything=True)
     learned = learn_unlabelled(examples, scale, recipe) if missing else learn(examples, scale, recipe)
-    settings = {"missing": missing, "number_names": list(number_names), "recipe": dataclasses.asdict(recipe)}
+    chosen = thresholds.in_words(learned.settings.get("thresholds", {}))
+    if chosen:
+        logger.info("fit: %s (cross-validated, for %g bad exposures of 100)", chosen, 100 * config.fit.bad_rate)
+    settings = {
+        **learned.settings,
+        "missing": missing,
+        "number_names": list(number_names),
+        "recipe": dataclasses.asdict(recipe),
+    }
     return dataclasses.replace(learned, settings=settings)
 
 
@@ -122,7 +130,15 @@ def _missing(known: Known, examples: Examples) -> str:
 def recipe_of(config: Config) -> Recipe:
     """The settings of learning."""
     fit = config.fit
-    return Recipe(k=fit.k, pca=fit.pca, bad_rate=fit.bad_rate, folds=fit.folds, seed=config.seed)
+    return Recipe(
+        k=fit.k,
+        pca=fit.pca,
+        bad_rate=fit.bad_rate,
+        folds=fit.folds,
+        seed=config.seed,
+        precision=fit.precision,
+        recall=fit.recall,
+    )
 
 
 def fit_labels(config: Config, folder: RunFolder, exposures: ExposureTable) -> Known:

@@ -7,11 +7,12 @@ problem without a class looks like is learned too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from hpcqa.qa import thresholds
 from hpcqa.qa.blocks import FeatureMap, NumberScale, Raw, learn_features, segment_rows, thin
 from hpcqa.qa.classifier import (
     LABELLED,
@@ -100,6 +101,8 @@ class Recipe:
     seed: int = 1
     channels: tuple[str, ...] = ("numbers", "contrast", "network", "defects")
     clean: bool = True
+    precision: float = 0.0
+    recall: float = 0.0
 
 
 def what_is_missing(examples: Examples) -> str:
@@ -134,7 +137,7 @@ def learn(examples: Examples, numbers: NumberScale, recipe: Recipe) -> Classifie
         labelled_expnum=examples.expnum,
         labelled_fold=folds,
         labelled_bad=examples.any_bad(),
-        settings={},
+        settings={"thresholds": _thresholds(examples, features.channels, scored, bad_rows, novel, folds, recipe)},
     )
 
 
@@ -300,6 +303,36 @@ def _calibrate_exposures(
 ) -> Calibration:
     good = scored.matrix[examples.whole == GOOD]
     return _calibrate(score_names(channels), good, scored.matrix[bad_rows], novel[0], recipe.bad_rate)
+
+
+def _thresholds(
+    examples: Examples,
+    channels: Sequence[str],
+    scored: Scored,
+    bad_rows: np.ndarray,
+    novel: tuple[np.ndarray, np.ndarray],
+    folds: np.ndarray,
+    recipe: Recipe,
+) -> dict[str, float]:
+    """Thresholds for the precision and recall asked for, on probabilities by fusions of the other folds."""
+    if not (recipe.precision or recipe.recall):
+        return {}
+    good_rows = np.flatnonzero(examples.whole == GOOD)
+    rows = np.concatenate([good_rows, bad_rows])
+    bad = np.arange(len(rows)) >= len(good_rows)
+
+    def learn_without(others: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        good, own = rows[others & ~bad], others[len(good_rows) :]
+        # A fold that holds all of one kind leaves nothing to learn from: then its own rows have to serve.
+        if not len(good) or not own.any():
+            good, own = good_rows, np.ones(len(bad_rows), bool)
+        fusion = _calibrate(
+            score_names(channels), scored.matrix[good], scored.matrix[bad_rows[own]], novel[0][own], recipe.bad_rate
+        ).fusion
+        return fusion.probability
+
+    p_bad = thresholds.held_out(learn_without, scored.matrix[rows], folds[rows])
+    return thresholds.choose(p_bad, bad, recipe.bad_rate, recipe.precision, recipe.recall)
 
 
 def _calibrate_ccds(
