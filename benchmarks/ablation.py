@@ -163,10 +163,11 @@ class Entry:
     model: VisionTransformer
 
 
-def untrained(config: Config, views: Sequence[str]) -> Entry:
-    """The network before training, which learned no defects."""
-    model = build(config.model, config.views, kinds_of(config), seed=config.seed)
-    return Entry(config, control_of(views), 0, 0, tuple(views), model.eval())
+def untrained(config: Config, views: Sequence[str], seed: int | None = None) -> Entry:
+    """The network before training, which learned no defects; with another seed, to see how much that changes."""
+    model = build(config.model, config.views, kinds_of(config), seed=config.seed if seed is None else seed)
+    name = control_of(views) + ("" if seed is None else f", seed {seed}")
+    return Entry(config, name, 0, 0, tuple(views), model.eval())
 
 
 def control_of(views: Sequence[str]) -> str:
@@ -306,9 +307,10 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="run folders with a backbone")
     parser.add_argument("--checkpoints", action="store_true", help="score the checkpoints that the runs kept")
     parser.add_argument("--at", type=int, nargs="+", default=[], help="only checkpoints of these steps")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="untrained controls of other seeds too")
     parser.add_argument("--pools", action="store_true", help="score each pooling of the patch tokens by itself too")
     parser.add_argument(
-        "--reference", default="ablation, 200 steps, seed 1", help="network that others are compared with"
+        "--reference", default="ablation, 1000 steps, seed 1", help="network that others are compared with"
     )
     parser.add_argument("--store", type=Path, default=Path("ablation.json"))
     parser.add_argument("--curve", type=Path, help="draw the scores against images seen")
@@ -333,6 +335,10 @@ def main() -> None:
         if control not in known:
             keep(control, scores_of(survey, untrained(entry.config, entry.views), by_pool=options.pools))
         keep(entry.name, scores_of(survey, entry, by_pool=options.pools))
+        for seed in options.seeds:
+            other = untrained(entry.config, entry.views, seed)
+            if other.name not in known:
+                keep(other.name, scores_of(survey, other, by_pool=options.pools))
     truth = survey.truth
     print(f"{len(truth.expnum)} exposures, {truth.bad.sum()} bad, {truth.few.sum()} in 1 or 2 CCDs, "
           f"{truth.novel.sum()} of kinds without a label; {len(survey.labelled)} labelled")  # fmt: skip
@@ -340,6 +346,8 @@ def main() -> None:
     print("\n## Scores\n\n" + tables.figures())
     print("\n## Network alone, less its untrained control\n\n" + tables.less("network", "", "network"))
     print("\n## Embeddings alone, less the untrained control\n\n" + tables.less("embeddings", "", "network"))
+    both = tables.less("numbers+network", "", "numbers+network")
+    print("\n## Numbers and network, less numbers and the untrained control\n\n" + both)
     print("\n## Numbers and network, less numbers\n\n" + tables.less("numbers+network", "numbers", "numbers"))
     if options.reference in known:
         print(f"\n## Network, less {options.reference}\n\n" + tables.less("network", options.reference, "network"))
