@@ -24,6 +24,10 @@ from hpcqa.launch.queue import JobState
 from hpcqa.stages import Stage
 
 ROOT = Path(__file__).parent.parent.parent
+# On a machine that is busy with other work every wait may last so many times longer.
+PATIENCE = float(os.environ.get("HPCQA_TEST_PATIENCE", "1"))
+# A node refuses a requeued job that comes back before it has cleaned up behind its last start.
+CLEAN_UP_S = 4.0
 
 
 def load_cluster_script():
@@ -146,7 +150,7 @@ def train(config, folder, ranks):
         dist.all_reduce(grad)
         state["value"] = state["value"] * 1.01 + float(grad)
         state["step"] += 1
-        time.sleep(0.2)
+        time.sleep(0.1)
         stop = torch.tensor([int(preemption.requested())])
         dist.all_reduce(stop)
         if int(stop) or state["step"] == 30:
@@ -220,7 +224,7 @@ class Bench:
             states = self.states(submission.job)
             for state in states:
                 if state.state == "PENDING" and state.reason == "BeginTime":
-                    if time.monotonic() - seen.setdefault(state.task, time.monotonic()) > 6:
+                    if time.monotonic() - seen.setdefault(state.task, time.monotonic()) > CLEAN_UP_S:
                         self._start(state)
                 else:
                     seen.pop(state.task, None)
@@ -251,7 +255,7 @@ def make_stage(function: str, ranks: str, name: str = "") -> Stage:
 
 
 def wait_for(done: Callable[[], bool], cluster: Path, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * PATIENCE
     while not done():
         if time.monotonic() > deadline:
             asked = subprocess.run(["squeue"], capture_output=True, text=True, check=False)

@@ -65,7 +65,7 @@ def test_a_failing_mpi_rank_ends_the_job(bench):
 
 def test_a_job_runs_the_code_of_its_submission(bench, monkeypatch, tmp_path):
     """The package is edited, here broken, while the job waits: it runs the copy in the run folder."""
-    bench.configure(ClusterConfig(sbatch_args=["begin=now+4"]))
+    bench.configure(ClusterConfig(sbatch_args=["begin=now+3"]))
     package = tmp_path / "edited" / "hpcqa"
     shutil.copytree(ROOT / "hpcqa", package, ignore=shutil.ignore_patterns("__pycache__"))
     with (package / "__init__.py").open("a") as file:
