@@ -71,7 +71,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     with sources.Opener(config, folder, calibration) as opener:
         mine = mpi.hand_out(work, ranks)
         missing = _missing(mine, opener, folder, networks, digest, update=config.survey.update)
-        for job in track(_opened(missing, opener), "embed", total=len(work), unit="shards", shown=ranks.is_first):
+        for job in track(opened_ahead(missing, opener), "embed", total=len(work), unit="shards", shown=ranks.is_first):
             for network in job.networks:
                 write_embeddings(config, folder, job, network, device, digest)
                 done += 1
@@ -116,7 +116,7 @@ def _missing(
             yield Job(source, tuple(left), shared)
 
 
-def _opened(jobs: Iterator[Job], opener: sources.Opener) -> Iterator[Job]:
+def opened_ahead(jobs: Iterator[Job], opener: sources.Opener) -> Iterator[Job]:
     """The jobs with their cutouts, the next one being opened by a thread while this one is in use."""
     with ThreadPoolExecutor(1) as pool:
         waiting: list[tuple[Job, Future[sources.Opened]]] = []
