@@ -111,9 +111,6 @@ class Instrument(Protocol):
     def saturation_of(self, context: CcdContext) -> float:
         """The level in ADU above which pixels are saturated whatever the mask says; infinity where masks are right."""
 
-    def has_amplifier_step(self, context: CcdContext) -> bool:
-        """Whether this CCD is known to have different sky levels in its amplifiers on good nights too."""
-
     def amplifiers(self, shape: tuple[int, int], ccdnum: int) -> list[Region]:
         """The areas read by each amplifier."""
 

@@ -141,9 +141,6 @@ class CommunityCamera:
     def saturation_of(self, context: CcdContext) -> float:
         return math.inf
 
-    def has_amplifier_step(self, context: CcdContext) -> bool:
-        return False
-
     def amplifiers(self, shape: tuple[int, int], ccdnum: int) -> list[Region]:
         return halves(shape)
 

@@ -49,8 +49,6 @@ GLOW_LAST, GLOW_WIDTH = 298250, 100
 S7_GOOD_COLUMNS = 1023
 # Bad columns of S17 below row 3888 that the masks miss (Legacy Surveys).
 S17_BAD = Region(0, 3888, 537, 544)
-# Their two halves have different sky levels in g, r and i (Legacy Surveys' sky templates).
-STEPPED = frozenset({"S10", "S16", "S19", "N14", "S30"})
 # S19 saturates earlier than its header says until V4.9.0 put that right (legacypipe).
 S19_SATURATION, S19_FIXED = 46000.0, (4, 9, 0)
 
@@ -121,9 +119,6 @@ class Decam(CommunityCamera):
     def saturation_of(self, context: CcdContext) -> float:
         early = (parse_version(context.plver) or S19_FIXED) < S19_FIXED
         return S19_SATURATION if early and _NAMES.get(context.ccdnum) == "S19" else math.inf
-
-    def has_amplifier_step(self, context: CcdContext) -> bool:
-        return _NAMES.get(context.ccdnum) in STEPPED and context.band in ("g", "r", "i")
 
 
 INSTRUMENT: Instrument = Decam()

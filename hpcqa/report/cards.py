@@ -237,7 +237,6 @@ def sheet(seen: ExposureViews, instrument: Instrument, lines: Sequence[str], str
     """One PNG of everything the network sees of an exposure: context, background, details, focal plane."""
     context = mosaic(seen.context, instrument, SHEET_WIDTH)
     background = mosaic(_alike(seen.background, seen.context), instrument, SHEET_WIDTH)
-    plane = seen.focal_plane.T[::-1]  # its rows grow with x and its columns with y
     missing = tuple(
         (float(place.left), float(place.top), float(place.width), float(place.height), place.ccdname)
         for place in context.places
@@ -250,7 +249,9 @@ def sheet(seen: ExposureViews, instrument: Instrument, lines: Sequence[str], str
             figures.diverging(background.pixels, background.covered, reach=BACKGROUND_REACH),
         ),
         figures.Panel("detail: stars and sky at full resolution", figures.grey(_tiled(seen.detail))),
-        figures.Panel("focal plane, as one image", figures.diverging(enlarge(plane, 4), reach=BACKGROUND_REACH)),
+        figures.Panel(
+            "focal plane, as one image", figures.diverging(enlarge(seen.focal_plane, 4), reach=BACKGROUND_REACH)
+        ),
     ]
     figures.sheet(stream, f"Exposure {seen.expnum} as the network sees it", lines, panels)
 

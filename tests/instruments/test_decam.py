@@ -192,9 +192,6 @@ def test_levels_that_masks_and_skies_miss():
     assert DECAM.saturation_of(context("S19", plver="V4.8.2a")) == 46000
     assert DECAM.saturation_of(context("S19", plver="V4.9.0")) == math.inf
     assert DECAM.saturation_of(context("S18", plver="V4.8")) == math.inf
-    assert DECAM.has_amplifier_step(context("S10"))
-    assert not DECAM.has_amplifier_step(context("S10", band="z"))
-    assert not DECAM.has_amplifier_step(context("N4"))
 
 
 @pytest.mark.parametrize(
