@@ -14,6 +14,11 @@ class FitConfig:
     bad_rate: float = setting(
         0.02, "Share of bad exposures expected in production; corrects p_bad.", low=1e-5, high=0.9
     )
+    clean: bool = setting(
+        True,
+        "Of an exposure that is labelled bad as a whole, take only the CCDs that look bad as bad examples; false: all "
+        "(an ablation).",
+    )
     precision: float = setting(
         0.0,
         "Choose the threshold of the verdict bad so that this share of the exposures called bad is bad; 0: "

@@ -136,6 +136,7 @@ def recipe_of(config: Config) -> Recipe:
         bad_rate=fit.bad_rate,
         folds=fit.folds,
         seed=config.seed,
+        clean=fit.clean,
         precision=fit.precision,
         recall=fit.recall,
     )
