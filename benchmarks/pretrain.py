@@ -1,12 +1,22 @@
-"""How fast a training step is: against its bare network, against transformers, on two processes, and (CUDA) in MFU.
+"""How fast a training step is: against its bare network, against transformers, on two processes, and in MFU.
 
 Every figure is measured beside its peers in this one run, taking turns, and the median is shown:
 
-    python benchmarks/pretrain.py                        the demo's network, two cores
-    python benchmarks/pretrain.py --device cuda --arch base large --batch 64
+    python benchmarks/pretrain.py                                            the demo's network, two cores
+    python benchmarks/pretrain.py --device cuda --arch base large --json FILE    DECam's sizes, bf16
 
-The peer is the same recipe (two global crops, local crops, DINO with Sinkhorn, an EMA teacher, AdamW) put together from
-transformers' Dinov2WithRegistersModel and plain PyTorch, on the same images, sizes, numbers of crops and prototypes.
+- `step_over_bare`: a whole step over the forward and backward of the same networks on crops that are there already.
+- `data_wait_share`: what a step waits for its images when steps follow each other, as in training; from memory, or from
+  the shards of `--run FOLDER`.
+- `times_transformers`: the same recipe (two global crops, local crops, DINO with Sinkhorn, an EMA teacher, AdamW) put
+  together from transformers' Dinov2WithRegistersModel and plain PyTorch, on the same images, sizes and numbers of
+  crops and prototypes, over ours; `times_transformers_without_crops` leaves out its cropping, not ours.
+- `mfu`: the arithmetic that the recipe asks for (hpcqa/ssl/flops.py) over the card's peak; `mfu_of_matmul`: over what a
+  large matrix product reaches here.
+- `two_processes_efficiency`: images a second of two gloo processes with one core each over twice that of one.
+
+Needs torch, numpy, h5py, pyarrow, numba, safetensors, rich and transformers: no camera's, no launcher's packages. On a
+machine that others use too, `--cpu-time` counts the processor's time instead of the clock's.
 """
 
 from __future__ import annotations
@@ -23,6 +33,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,17 +43,19 @@ from torch import Tensor, nn
 from hpcqa.config import Config, ModelConfig, SslConfig, ViewsConfig
 from hpcqa.parallel.ranks import detect
 from hpcqa.parallel.torchdist import World, joined
-from hpcqa.ssl import schedules, views
+from hpcqa.ssl import flops, schedules
 from hpcqa.ssl.encode import as_images, autocast
-from hpcqa.ssl.feed import Feed
-from hpcqa.ssl.losses import dino, sinkhorn
+from hpcqa.ssl.feed import Cutouts, Feed
+from hpcqa.ssl.losses import sinkhorn
 from hpcqa.ssl.pretrain import starting_network
 from hpcqa.ssl.student_teacher import targets_of, terms_of
 from hpcqa.ssl.trainer import Trainer, fresh_state
 from hpcqa.ssl.vit import SIZES
 
 PEAK_BF16 = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
-REPEATS = 7
+REPEATS, CONSECUTIVE = 7, 8
+# conf/instrument/decam.yaml, which only Hydra reads.
+DECAM = ViewsConfig(context=[512, 256], background=[256, 128], detail=[256, 256], focal_plane=[224, 224])
 
 
 class Memory:
@@ -78,11 +91,11 @@ class Memory:
 class Ours:
     """The trainer of this package."""
 
-    def __init__(self, config: Config, world: World) -> None:
-        self.feed = Feed(Memory(config.views), config, rank=world.rank, world_size=world.size)
+    def __init__(self, config: Config, world: World, cutouts: Cutouts) -> None:
+        self.feed = Feed(cutouts, config, rank=world.rank, world_size=world.size)
         self.state = fresh_state(starting_network(config), config, self.feed, world)
         self.trainer = Trainer(config, self.feed, self.state, world)
-        self.config, self.world, self.number, self.waited = config, world, 0, 0.0
+        self.config, self.world, self.waited = config, world, 0.0
         self.stream = self.feed.stream(0, 10**9)
         self._fixed: Any = None
 
@@ -112,7 +125,7 @@ class Ours:
 class Peer:
     """DINO from transformers' network and plain PyTorch, cropping image by image as a DataLoader's worker would."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(self, config: Config, device: torch.device, cutouts: Cutouts) -> None:
         from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
         ssl, dim, depth, heads = config.ssl, *SIZES[config.model.arch][:3]
@@ -128,7 +141,8 @@ class Peer:
         self.student = nn.ModuleDict({"body": Dinov2WithRegistersModel(settings), "head": head}).to(device)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=1e-4)
-        self.config, self.device, self.memory = config, device, Memory(config.views)
+        self.config, self.device, self.cutouts = config, device, cutouts
+        self._fixed: tuple[Tensor, list[Tensor]] | None = None
         self.world = World(detect({}), device)
         self.rng = np.random.default_rng(1)
 
@@ -144,11 +158,34 @@ class Peer:
         return scores
 
     def step(self) -> None:
+        self._train(*self._crops())
+
+    def step_without_crops(self) -> None:
+        """A step on crops that are there already."""
+        self._fixed = self._fixed or self._crops()
+        self._train(*self._fixed)
+
+    def _crops(self) -> tuple[Tensor, list[Tensor]]:
         ssl = self.config.ssl
-        rows = self.rng.integers(0, len(self.memory.expnum), ssl.batch)
-        images = as_images(self.memory.batch("detail", rows), self.device)
+        rows = np.sort(self.rng.choice(len(self.cutouts.expnum), ssl.batch, replace=False))
+        images = as_images(self.cutouts.batch("detail", rows), self.device)
         large = torch.stack([self._crop(image, ssl.global_crop) for _ in range(2) for image in images])
         small = [torch.stack([self._crop(image, ssl.local_crop) for image in images]) for _ in range(ssl.local_crops)]
+        return large, small
+
+    @staticmethod
+    def _loss(student: list[Tensor], teacher: list[Tensor], temperature: float) -> Tensor:
+        """Caron et al. 2021 (arXiv:2104.14294), algorithm 1: every pair of different crops."""
+        terms = [
+            -(targets * (scores.float() / temperature).log_softmax(-1)).sum(-1).mean()
+            for t, targets in enumerate(teacher)
+            for s, scores in enumerate(student)
+            if s != t
+        ]
+        return torch.stack(terms).mean()
+
+    def _train(self, large: Tensor, small: list[Tensor]) -> None:
+        ssl = self.config.ssl
         with autocast(self.device, ssl.precision):
             with torch.no_grad():
                 taught = self._scores(self.teacher, large)
@@ -156,7 +193,7 @@ class Peer:
             if small:
                 scores += list(self._scores(self.student, torch.cat(small)).chunk(len(small)))
         targets = list(sinkhorn(taught, ssl.teacher_temperature, self.world).chunk(2))
-        loss = dino(scores, targets, ssl.temperature, 1 / ssl.batch)
+        loss = self._loss(scores, targets, ssl.temperature)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 3.0)
@@ -166,49 +203,64 @@ class Peer:
                 mine.mul_(0.99).add_(theirs, alpha=0.01)
 
 
-def configuration(arch: str, batch: int, device: str, precision: str, *, recipe: str) -> Config:
-    """The demo's whole recipe, or DINO alone on the detail view ("dino")."""
-    model = ModelConfig(arch=arch, stem="linear" if recipe == "dino" else "conv")
+def configuration(arch: str, batch: int, device: str, precision: str, *, recipe: str, compiled: bool = False) -> Config:
+    """The whole recipe, or DINO alone on the detail view ("dino"); large sizes see DECam's views, with long heads."""
+    small = arch in ("demo", "tiny")
+    model = ModelConfig(arch=arch, stem="conv" if small and recipe != "dino" else "linear", compile=compiled)
     ssl = SslConfig(steps=10**6, batch=batch, device=device, precision=precision, knn_every=0, log_every=10**6)
+    config = dataclasses.replace(Config(), model=model, ssl=ssl)
+    if not small:
+        model = dataclasses.replace(model, patch_background=8, patch_focal_plane=16, layer_scale=1e-5)
+        ssl = dataclasses.replace(
+            ssl, mix=[0.5, 1.0, 0.5, 0.25], prototypes=65536, head_hidden=2048, head_bottleneck=256, local_crops=8,
+            shared_head=False,
+        )  # fmt: skip
+        config = dataclasses.replace(config, model=model, views=DECAM)
     if recipe == "dino":
         ssl = dataclasses.replace(
             ssl, views=["detail"], mix=[1.0], crop_views=["detail"], defect_weight=0.0, number_weight=0.0,
             ibot_weight=0.0, koleo_weight=0.0,
         )  # fmt: skip
-    return dataclasses.replace(Config(), model=model, ssl=ssl)
+    return dataclasses.replace(config, ssl=ssl)
 
 
-def taking_turns(device: torch.device, *steps: Callable[[], None]) -> list[float]:
-    """Median seconds of each, measured in turns after two rounds of warming up."""
-    times: list[list[float]] = [[] for _ in steps]
-    for number in range(REPEATS + 2):
-        for step, spent in zip(steps, times, strict=True):
-            began = time.perf_counter()
-            step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if number >= 2:
-                spent.append(time.perf_counter() - began)
-    return [statistics.median(spent) for spent in times]
+class Clock:
+    """Seconds of work: of the clock, or (on a machine that others use too) of this process on the processor."""
+
+    def __init__(self, device: torch.device, cpu_time: bool) -> None:
+        self.device, self.now = device, time.process_time if cpu_time else time.perf_counter
+
+    def time(self, work: Callable[[], None]) -> float:
+        began = self.now()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return self.now() - began
+
+    def taking_turns(self, *steps: Callable[[], None]) -> list[float]:
+        """Median seconds of each, measured in turns after two rounds of warming up."""
+        rounds = [[self.time(step) for step in steps] for _ in range(REPEATS + 2)]
+        return [statistics.median(spent) for spent in zip(*rounds[2:], strict=True)]
 
 
-def flops(arch: str, config: Config) -> float:
-    """Multiply-adds times two of one DINO image: student forward and backward (3), teacher forward (1)."""
-    dim, depth, _, _ = SIZES[arch]
-    model, ssl = config.model, config.ssl
-    shape = starting_shape(config)
-
-    def forward(share: float) -> float:
-        rows, cols = views.crop_size(shape, share)
-        tokens = rows * cols // model.patch**2 + 1 + model.registers
-        return depth * tokens * (24 * dim**2 + 4 * tokens * dim)
-
-    large, small = forward(ssl.global_crop), forward(ssl.local_crop)
-    return 3 * (2 * large + ssl.local_crops * small) + 2 * large
+def waiting_share(ours: Ours, clock: Clock) -> float:
+    """The share of the clock's time that steps, one after the other, wait for their images."""
+    ours.step()
+    ours.waited, began = 0.0, time.perf_counter()
+    for _ in range(CONSECUTIVE):
+        ours.step()
+    if clock.device.type == "cuda":
+        torch.cuda.synchronize(clock.device)
+    return ours.waited / (time.perf_counter() - began)
 
 
-def starting_shape(config: Config) -> Any:
-    return starting_network(config).architecture.stems["detail"]
+def images_of(config: Config, run: Path | None) -> Cutouts:
+    """Random images in memory, or a run's shards."""
+    if run is None:
+        return Memory(config.views)
+    from hpcqa.pixels.dataset import ShardSet
+
+    return ShardSet(sorted((run / "shards").glob("shard-*.h5")), run / "calibration.h5", config)
 
 
 def two_processes(arguments: argparse.Namespace) -> tuple[float, float]:
@@ -239,42 +291,53 @@ def two_processes(arguments: argparse.Namespace) -> tuple[float, float]:
 def one_of_several(size: int, batch: int) -> None:
     torch.set_num_threads(1)
     with joined(detect(os.environ), torch.device("cpu")) as world:
-        ours = Ours(configuration("demo", batch * size, "cpu", "fp32", recipe="demo"), world)
-        (seconds,) = taking_turns(world.device, ours.step)
+        config = configuration("demo", batch * size, "cpu", "fp32", recipe="whole")
+        ours = Ours(config, world, Memory(config.views))
+        (seconds,) = Clock(world.device, False).taking_turns(ours.step)
         print(ours.images / seconds)
+
+
+def row_of(arch: str, recipe: str, arguments: argparse.Namespace, peaks: dict[str, float | None]) -> dict[str, Any]:
+    """One line of the table: a size and a recipe, beside its peers."""
+    device = torch.device(arguments.device)
+    clock, world = Clock(device, arguments.cpu_time), World(detect({}), device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    config = configuration(
+        arch, arguments.batch, arguments.device, arguments.precision, recipe=recipe, compiled=arguments.compile
+    )
+    cutouts = images_of(config, arguments.run)
+    ours = Ours(config, world, cutouts)
+    row: dict[str, Any] = {"arch": arch, "recipe": recipe, "batch": arguments.batch, "images_a_step": ours.images}
+    row["data_wait_share"] = waiting_share(ours, clock)
+    if device.type == "cuda":
+        row["memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    if recipe == "dino":
+        peer = Peer(config, device, cutouts)
+        step, bare, theirs, cropped = clock.taking_turns(ours.step, ours.bare, peer.step, peer.step_without_crops)
+        row["transformers_images_per_s"] = ours.images / theirs
+        row["times_transformers"], row["times_transformers_without_crops"] = theirs / step, cropped / step
+    else:
+        step, bare = clock.taking_turns(ours.step, ours.bare)
+    work = flops.of_step(ours.state.student.backbone.architecture, config.ssl, ours.feed.counts)
+    row |= {"images_per_s": ours.images / step, "ms_an_image": 1e3 * step / ours.images, "step_over_bare": step / bare}
+    row |= {"gflop_an_image": work / ours.images / 1e9, "tflops": work / step / 1e12}
+    row |= {name: work / step / peak for name, peak in peaks.items() if peak}
+    return row
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(arguments.device)
-    world = World(detect({}), device)
-    precision = "bf16" if device.type == "cuda" else "fp32"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    found: dict[str, Any] = {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": []}
-    for arch in arguments.arch:
-        for recipe in ("demo", "dino"):
-            config = configuration(arch, arguments.batch, arguments.device, precision, recipe=recipe)
-            ours = Ours(config, world)
-            row: dict[str, Any] = {"arch": arch, "recipe": recipe, "batch": arguments.batch}
-            if recipe == "dino":
-                peer = Peer(config, device)
-                step, bare, theirs = taking_turns(device, ours.step, ours.bare, peer.step)
-                row["transformers_ms_an_image"] = 1e3 * theirs / arguments.batch
-                row["times_transformers"] = theirs / step
-                peak = next((value for key, value in PEAK_BF16.items() if key in name), None)
-                row["mfu"] = flops(arch, config) * arguments.batch / step / peak if peak else None
-            else:
-                step, bare = taking_turns(device, ours.step, ours.bare)
-            row |= {
-                "ms_an_image": 1e3 * step / ours.images,
-                "images_per_s": ours.images / step,
-                "step_over_bare": step / bare,
-                "data_wait_share": ours.waited / (step * (REPEATS + 2)),
-            }
-            if device.type == "cuda":
-                row["memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-                torch.cuda.reset_peak_memory_stats(device)
-            found["rows"].append(row)
-    if device.type == "cpu":
+    found: dict[str, Any] = {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found |= {"precision": arguments.precision, "compiled": arguments.compile, "cpu_time": arguments.cpu_time}
+    measured = flops.measured_peak(device, arguments.precision == "bf16")
+    known = next((value for key, value in PEAK_BF16.items() if key in name and arguments.precision == "bf16"), None)
+    found["matmul_tflops"] = measured / 1e12
+    peaks = {"mfu": known, "mfu_of_matmul": measured}
+    found["rows"] = [row_of(arch, recipe, arguments, peaks) for arch in arguments.arch for recipe in arguments.recipe]
+    if device.type == "cpu" and not arguments.alone:
         one, two = two_processes(arguments)
         found["two_processes_efficiency"] = two / (2 * one)
     return found
@@ -284,13 +347,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--arch", nargs="+", default=["demo"], choices=list(SIZES))
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--recipe", nargs="+", default=["whole", "dino"], choices=["whole", "dino"])
+    parser.add_argument("--batch", type=int, default=32, help="CCDs a step (default 32)")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on a GPU, else fp32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile our network (not the peer's)")
+    parser.add_argument("--cpu-time", action="store_true", help="count the processor's time, not the clock's")
+    parser.add_argument("--alone", action="store_true", help="leave the two gloo processes out")
+    parser.add_argument("--run", type=Path, help="read the shards of this run (its views must be of the same size)")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--rank-of", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.precision = arguments.precision or ("fp32" if arguments.device == "cpu" else "bf16")
     if arguments.rank_of:
         one_of_several(arguments.rank_of, arguments.batch)
         return
-    print(json.dumps(measure(arguments), indent=1))
+    text = json.dumps(measure(arguments), indent=1)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":
