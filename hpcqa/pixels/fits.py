@@ -176,7 +176,7 @@ def open_exposure(path: Path, *, timeout: float | None = None) -> ExposureFile:
 
     Args:
         path: .fits, .fits.fz or .fits.gz.
-        timeout: seconds from now in which all reads must be done; None waits for ever.
+        timeout: seconds that all its reads together may wait for an answer; None waits for ever.
 
     Raises:
         DataError: the file is missing, empty, truncated, damaged or not FITS, or did not answer in time.

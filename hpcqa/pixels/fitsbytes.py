@@ -39,7 +39,8 @@ class ByteSource:
 
     Args:
         path: the file; gzipped files are unpacked in memory.
-        timeout: seconds from now until when all reads must be done; None waits for ever.
+        timeout: seconds that all its reads together may wait for an answer; what is computed between them does not
+            count, so that a busy machine reads the same as an idle one. None waits for ever.
 
     Raises:
         FileMissing: there is no such file.
@@ -49,8 +50,7 @@ class ByteSource:
 
     def __init__(self, path: Path, timeout: float | None = None) -> None:
         self.path = path
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._timeout = timeout
+        self._timeout = self._patience = timeout
         self._stuck = False
         self._unpacked: bytes | None = None
         self._file: int = self._patiently(self._open)
@@ -144,13 +144,15 @@ class ByteSource:
             raise DataError(f"{self.path}: damaged gzip file: {problem}.") from problem
 
     def _patiently(self, work: Callable[[], Any]) -> Any:
-        """Do `work`, in a thread of its own if there is a deadline: a hung file system can't be interrupted."""
-        if self._deadline is None:
+        """Do `work`, in a thread of its own if there is a time-out: a hung file system can't be interrupted."""
+        if self._patience is None:
             return work()
         box: list[Any] = []
         worker = threading.Thread(target=_keep, args=(work, box), daemon=True, name="fits-read")
+        asked = time.monotonic()
         worker.start()
-        worker.join(max(0.0, self._deadline - time.monotonic()))
+        worker.join(max(0.0, self._patience))
+        self._patience -= time.monotonic() - asked
         if worker.is_alive():
             self._stuck = True
             raise NoAnswer(f"{self.path}: no answer from the file system within {self._timeout:g} s.")
