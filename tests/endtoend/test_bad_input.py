@@ -111,18 +111,23 @@ def test_no_labels_leave_everything_undecided_with_novelty(broken):
 
 @pytest.mark.parametrize("content", ["expnum,verdict\n1,bad\n", "one class"])
 def test_useless_labels_are_an_error_after_the_rest_is_done(broken, tmp_path, content):
-    _, how, table, _, words = broken
+    """The labels come to a run that is done but for them: nothing else is done again."""
+    run, how, table, _, _ = broken
+    shutil.copytree(run, tmp_path / "run")
     labels = tmp_path / "labels.csv"
     if content == "one class":
         known = sorted(set(table["expnum"].tolist()) - set(how.values()))
         content = "expnum,verdict\n" + "".join(f"{expnum},bad\n" for expnum in known)
     labels.write_text(content)
-    done = hpcqa("run", f"run={tmp_path}/run", *words, f"survey.labels=[{labels}]")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/*.h5")}
+    assert before
+    done = hpcqa("run", f"run={tmp_path}/run", "shard.max_failed=0.9", f"survey.labels=[{labels}]")
     assert done.returncode == 3, done.stderr
     assert "survey.labels" in done.stderr.splitlines()[-1]
     assert (tmp_path / "run" / "report" / "index.html").exists()
     decisions = read_table(tmp_path / "run" / "decisions.parquet", catalog.DECISIONS)
     assert len(decisions["expnum"]) == 10
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/*.h5")} == before
 
 
 def test_a_table_without_expnum_or_without_rows_is_named(finished, tmp_path):

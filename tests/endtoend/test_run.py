@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import re
 import shutil
@@ -9,8 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from hpcqa.artifacts import catalog
@@ -18,6 +22,7 @@ from hpcqa.artifacts.store import read_json, read_table
 from tests.endtoend.conftest import contents, hpcqa, settings
 
 pytestmark = pytest.mark.slow
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
 
 
 def test_the_run_ends_with_where_the_report_is(finished):
@@ -116,30 +121,82 @@ def _assert_close_embeddings(one, other):
         np.testing.assert_allclose(first.read("context"), second.read("context"), atol=1e-4)
 
 
+def artifacts_in(run: Path) -> int:
+    """Finished files, and the starts of unfinished ones."""
+    kinds = ("*.parquet", "*.h5", "*.safetensors", "checkpoints/*", "*.tmp", "exports/*")
+    return sum(1 for kind in kinds for _ in run.rglob(kind))
+
+
+def killed_after(process: subprocess.Popen[str], run: Path, files: int, pause: float) -> bool:
+    """Kill a run a moment after it has left so many files; False if it ended before."""
+    while artifacts_in(run) < files:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.02)
+    time.sleep(pause)
+    process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
 def test_killed_at_any_moment_it_ends_with_the_same_artifacts(finished, tmp_path):
+    """Kills follow what the run has written, so that all its stages are hit and no time goes into starting up."""
     run = tmp_path / "run"
     words = [sys.executable, "-m", "hpcqa", "run", f"run={run}", *settings(finished.survey)]
     chance = random.Random(20261122)
+    last = artifacts_in(finished.run)
     kills = 0
-    for _ in range(60):
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        try:
-            _, said = process.communicate(timeout=chance.uniform(2.0, 10.0 + kills))  # later ones get further
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            time.sleep(0.05)
-    else:
-        pytest.fail("the run never finished between kills")
-    assert process.returncode == 0, said
+    for files in sorted(chance.sample(range(1, last), 5)):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        kills += killed_after(process, run, files, chance.uniform(0.0, 0.3))
+    process = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
     assert kills > 2
     assert contents(run) == contents(finished.run)
-    leftovers = [path.name for path in run.rglob("*.tmp")]
-    done = hpcqa("run", f"run={run}")
-    assert done.returncode == 0, done.stderr
-    assert len([path for path in run.rglob("*.tmp")]) <= len(leftovers)
+
+
+@pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec beside this Python")
+def test_a_rank_killed_at_any_moment_costs_nothing(finished, tmp_path):
+    """One of two MPI ranks dies of SIGKILL while embeddings and decisions are made; the next start does the rest."""
+    run = tmp_path / "run"
+    shutil.copytree(finished.run, run)
+    expected = contents(run)
+    tables = {path.name: path.read_bytes() for path in (run / "exports").glob("*.*")}
+    chance = random.Random(20261122)
+    for stage, names in (
+        ("embed", ("embeddings", "embeddings-untrained")),
+        ("classify", ("exports", "decisions.parquet", "ccd_decisions.parquet")),
+    ):
+        for name in names:
+            shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+        command = [MPIEXEC, "-n", "2", sys.executable, "-m", "mpi4py", "-m", "hpcqa.launch.job", str(run), stage]
+        before = artifacts_in(run)
+        for files in (1, chance.randint(2, 5)):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while artifacts_in(run) < before + files and process.poll() is None:
+                time.sleep(0.01)
+            ranks = [child.pid for child in psutil.Process(process.pid).children(recursive=True) if is_rank(child)]
+            if process.poll() is None and ranks:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(ranks), signal.SIGKILL)
+            assert process.wait(timeout=120) != 0 or not ranks
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    found = contents(run)
+    for name, content in expected.items():
+        if not name.startswith("embeddings"):
+            assert found[name] == content or name in ("decisions.parquet", "ccd_decisions.parquet"), name
+    for name in ("embeddings", "embeddings-untrained"):
+        for path in sorted((finished.run / name).glob("*.h5")):
+            _assert_close_embeddings(path, run / name / path.name)
+    one, other = (read_table(some / "decisions.parquet", catalog.DECISIONS) for some in (finished.run, run))
+    assert one["verdict"].tolist() == other["verdict"].tolist()
+    assert {path.name for path in (run / "exports").glob("*.*")} == set(tables)
+
+
+def is_rank(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "hpcqa.launch.job" in process.cmdline() and "python" in Path(process.exe()).name
+    return False
 
 
 def test_progress_is_shown_in_plain_lines(finished):
