@@ -44,7 +44,7 @@ class ShardConfig:
         low=0,
         output=False,
     )
-    reader_handles: int = setting(128, "Shard files that a reader keeps open.", low=1, high=4096, output=False)
+    reader_handles: int = setting(640, "Shard files that a reader keeps open.", low=1, high=4096, output=False)
 
 
 @dataclass(frozen=True)

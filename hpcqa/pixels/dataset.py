@@ -8,7 +8,7 @@ from the shards' index; HDF5 has no part in it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +153,13 @@ class ShardSet:
             size = self._row_bytes(name)
             if name in self._cache or self._has_room(name):
                 continue
+            shards, edges = self._runs(rows, gap=BLOCK)
+            first, last = rows[edges[:-1]], rows[np.array(edges[1:], np.int64) - 1]
+            lengths = (last - first + 1) * size
+            asked = zip(shards.tolist(), self._bytes_at(name, shards, first).tolist(), lengths.tolist(), strict=True)
             with contextlib.suppress(DataError):
-                for shard, start, stop in self._runs(rows, gap=BLOCK):
-                    length = int(rows[stop - 1] - rows[start]) + 1
-                    self._handles.will_need(shard, self._place(name, shard, int(rows[start])), length * size)
+                for shard, offset, length in asked:
+                    self._handles.will_need(shard, offset, length)
 
     def _fetch(self, name: str, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows, np.int64)
@@ -180,19 +183,19 @@ class ShardSet:
     def _row_bytes(self, name: str) -> int:
         return int(np.prod(self._shapes[name])) * np.dtype(SHARD.column(name).dtype).itemsize
 
-    def _place(self, name: str, shard: int, row: int) -> int:
-        """Where a row's bytes begin in its file."""
-        offset = int(self._offsets[shard, ARRAYS.index(name)])
-        return offset + (row - int(self._starts[shard])) * self._row_bytes(name)
+    def _bytes_at(self, name: str, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Where rows' bytes begin in their files: int64."""
+        inside = (rows - self._starts[shards]) * self._row_bytes(name)
+        return np.asarray(self._offsets[shards, ARRAYS.index(name)] + inside)
 
-    def _runs(self, rows: np.ndarray, gap: int = 1) -> Iterator[tuple[int, int, int]]:
-        """Stretches of sorted, distinct rows no further apart in one file: its number, start and stop in `rows`."""
+    def _runs(self, rows: np.ndarray, gap: int = 1) -> tuple[np.ndarray, list[int]]:
+        """Stretches of sorted, distinct rows no further apart in one file: its number; where each begins and ends."""
         if not len(rows):
-            return
+            return np.empty(0, np.int64), [0]
         shard = np.searchsorted(self._starts, rows, side="right") - 1
         breaks = np.flatnonzero((np.diff(rows) > gap) | (np.diff(shard) != 0)) + 1
         edges = [0, *breaks.tolist(), len(rows)]
-        yield from zip(shard[edges[:-1]].tolist(), edges[:-1], edges[1:], strict=True)
+        return shard[edges[:-1]], edges
 
     def _read(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Rows of a dataset, in any order, repeats allowed."""
@@ -213,14 +216,19 @@ class ShardSet:
         if not out.size:
             return out
         flat = out.reshape(-1).view(np.uint8).data
+        shards, edges = self._runs(rows)
+        spots = places.tolist()
+        # Neighbours in the file that are neighbours in the batch too share one buffer.
+        steps = np.concatenate([[0], np.cumsum(np.diff(places) != 1)]).tolist()
         pieces = []
-        for shard, start, stop in self._runs(rows):
-            spots = places[start:stop]
-            if int(spots[-1]) - int(spots[0]) == stop - start - 1 and bool((np.diff(spots) == 1).all()):
-                into = [flat[int(spots[0]) * size : (int(spots[-1]) + 1) * size]]
+        for shard, offset, start, stop in zip(
+            shards.tolist(), self._bytes_at(name, shards, rows[edges[:-1]]).tolist(), edges[:-1], edges[1:], strict=True
+        ):
+            if steps[start] == steps[stop - 1]:
+                into = [flat[spots[start] * size : (spots[stop - 1] + 1) * size]]
             else:
-                into = [flat[spot * size : (spot + 1) * size] for spot in spots.tolist()]
-            pieces.append(Piece(shard, self._place(name, shard, int(rows[start])), into))
+                into = [flat[spot * size : (spot + 1) * size] for spot in spots[start:stop]]
+            pieces.append(Piece(shard, offset, (stop - start) * size, into))
         self._handles.read(pieces)
         return out
 

@@ -10,12 +10,10 @@ import itertools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,15 +21,15 @@ from hpcqa.errors import DataError
 from hpcqa.pixels.shardindex import state_of
 
 _BUFFERS = 512  # of one read; systems allow 1,024
-_WORTH_A_THREAD = 1 << 20  # bytes; below it, a thread costs more than it hides
+_WORTH_A_THREAD = 1 << 15  # bytes of a piece; for smaller ones a thread costs more than it hides
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Bytes of a file, from `offset` on, for some buffers one after another."""
+class Piece(NamedTuple):
+    """`size` bytes of a file, from `offset` on, for some buffers one after another."""
 
     file: int
     offset: int
+    size: int
     into: Sequence[memoryview]
 
 
@@ -71,10 +69,9 @@ class Handles:
         """
         if self._process != os.getpid():
             self._forget()
-        size = sum(sum(map(len, piece.into)) for piece in pieces)
-        if self.threads < 2 or len(pieces) < 2 or size < _WORTH_A_THREAD:
-            for piece in pieces:
-                self._read_one(piece)
+        size = sum(piece.size for piece in pieces)
+        if self.threads < 2 or len(pieces) < 2 or size < _WORTH_A_THREAD * len(pieces):
+            self._read_some(pieces)
             return
         with self._lock:
             self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="reader")
@@ -89,59 +86,68 @@ class Handles:
         if hasattr(os, "posix_fadvise"):
             if self._process != os.getpid():
                 self._forget()
-            with self._handle(file) as descriptor:
+            descriptor = self._take(file)
+            try:
                 os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+            finally:
+                self._leave(file)
 
     def _read_some(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
-            self._read_one(piece)
+            descriptor = self._take(piece.file)
+            try:
+                if len(piece.into) > _BUFFERS or os.preadv(descriptor, piece.into, piece.offset) != piece.size:
+                    self._read_patiently(descriptor, piece)
+            finally:
+                self._leave(piece.file)
 
-    def _read_one(self, piece: Piece) -> None:
+    def _read_patiently(self, descriptor: int, piece: Piece) -> None:
+        """In as many reads as it takes."""
         offset = piece.offset
-        with self._handle(piece.file) as descriptor:
-            for start in range(0, len(piece.into), _BUFFERS):
-                buffers = list(piece.into[start : start + _BUFFERS])
-                while buffers:
-                    got = os.preadv(descriptor, buffers, offset)
-                    if got <= 0:
-                        path = self.paths[piece.file]
-                        raise DataError(f"{path}: shorter than when it was opened; run `hpcqa verify`.")
-                    offset += got
-                    buffers = _without(buffers, got)
+        for start in range(0, len(piece.into), _BUFFERS):
+            buffers = list(piece.into[start : start + _BUFFERS])
+            while buffers:
+                got = os.preadv(descriptor, buffers, offset)
+                if got <= 0:
+                    path = self.paths[piece.file]
+                    raise DataError(f"{path}: shorter than when it was opened; run `hpcqa verify`.")
+                offset += got
+                buffers = _without(buffers, got)
 
-    @contextmanager
-    def _handle(self, number: int) -> Iterator[int]:
-        """A file's handle, which is not closed while it is in use."""
+    def _take(self, number: int) -> int:
+        """A file's handle, which is not closed before it is left."""
         with self._lock:
-            descriptor = self._descriptor(number)
+            descriptor = self._open.get(number)
+            if descriptor is None:
+                descriptor = self._open[number] = self._opened(number)
+            else:
+                self._open.move_to_end(number)
             self._users[number] = self._users.get(number, 0) + 1
-        try:
-            yield descriptor
-        finally:
-            with self._lock:
-                self._users[number] -= 1
-                if not self._users[number]:
-                    del self._users[number]
+            return descriptor
 
-    def _descriptor(self, number: int) -> int:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        self._close_until(lambda: len(self._open) < self.most)
+    def _leave(self, number: int) -> None:
+        with self._lock:
+            users = self._users.pop(number) - 1
+            if users:
+                self._users[number] = users
+
+    def _opened(self, number: int) -> int:
+        if len(self._open) >= self.most:
+            self._close_some(len(self._open) - self.most + 1)
         try:
             descriptor = os.open(self.paths[number], os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise DataError(f"{self.paths[number]}: cannot be opened ({error.strerror}); is it still there?") from None
-        if state_of(os.fstat(descriptor)) != tuple(self.states[number].tolist()):
+        found = os.fstat(descriptor)
+        if state_of(found) != tuple(self.states[number].tolist()):
             os.close(descriptor)
             raise DataError(f"{self.paths[number]}: was replaced while it was in use; start the stage again.")
-        self._open[number] = descriptor
         return descriptor
 
-    def _close_until(self, enough: Callable[[], bool]) -> None:
-        for number in [number for number in self._open if number not in self._users]:
-            if enough():
-                return
+    def _close_some(self, count: int) -> None:
+        """Close the handles that were not used for longest, but none that is in use."""
+        idle = itertools.islice((number for number in self._open if number not in self._users), count)
+        for number in list(idle):
             os.close(self._open.pop(number))
 
     @property
@@ -151,7 +157,7 @@ class Handles:
     def close(self) -> None:
         """Close all handles that are not in use; they open again on the next use."""
         with self._lock:
-            self._close_until(lambda: False)
+            self._close_some(len(self._open))
             if self._pool is not None and self._process == os.getpid():
                 self._pool.shutdown(wait=False)
             self._pool = None

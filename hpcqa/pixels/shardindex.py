@@ -33,6 +33,7 @@ _MANY = 256  # so many new ones are looked into by several processes
 _MOST_PROCESSES = 16
 _LOOKERS = 16  # threads that ask for sizes and times
 _CHUNK = 32
+_STATES = 256  # one thread asks for so many
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,19 @@ def open_index(paths: Sequence[Path]) -> ShardIndex:
 
 
 def _states(paths: Sequence[Path]) -> list[tuple[int, int]]:
-    def state(path: Path) -> tuple[int, int]:
-        try:
-            return state_of(path.stat())
-        except OSError as error:
-            raise DataError(f"{path}: cannot be opened ({error.strerror}); run `hpcqa shard` again.") from None
+    def states(some: Sequence[Path]) -> list[tuple[int, int]]:
+        return [_state(path) for path in some]
 
     with ThreadPoolExecutor(_LOOKERS) as pool:
-        return list(pool.map(state, paths, chunksize=_CHUNK))
+        parts = pool.map(states, [paths[start : start + _STATES] for start in range(0, len(paths), _STATES)])
+        return [state for part in parts for state in part]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        return state_of(path.stat())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror}); run `hpcqa shard` again.") from None
 
 
 def _look_into(paths: Sequence[Path]) -> Iterator[Directory]:

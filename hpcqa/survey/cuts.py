@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcqa.survey.coded import Coded, constant, pairs
+from hpcqa.survey.coded import Coded, constant, distinct, pairs
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,13 @@ def funnel(bits: np.ndarray) -> list[tuple[Cut, int, int]]:
 def funnel_text(bits: np.ndarray, *, exposures: Sequence[int] | np.ndarray) -> list[str]:
     """The funnel as lines for the log. `exposures` (N,) is each row's exposure number."""
     expnum = np.asarray(exposures)
-    lines = [f"{len(bits)} CCD rows, {len(np.unique(expnum))} exposures in the tables"]
+    lines = [f"{len(bits)} CCD rows, {_num_distinct(expnum)} exposures in the tables"]
     for cut, has, left in funnel(bits):
         lines.append(f"  {cut.name:<13} cuts {has:>9}  leaves {left:>9}  {cut.sentence}")
     kept = bits == 0
-    lines.append(f"{int(kept.sum())} CCD rows, {len(np.unique(expnum[kept]))} exposures are left")
+    lines.append(f"{int(kept.sum())} CCD rows, {_num_distinct(expnum[kept])} exposures are left")
     return lines
+
+
+def _num_distinct(values: np.ndarray) -> int:
+    return len(distinct(values)[0])

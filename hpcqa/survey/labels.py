@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -188,9 +189,11 @@ def to_columns(statements: Sequence[Statement]) -> dict[str, np.ndarray]:
 
 
 def near_misses(labelled: np.ndarray, surveyed: np.ndarray, most: int = 1000) -> list[tuple[int, int]]:
-    """Labelled numbers that the survey lacks but nearly has: (labelled, surveyed), swapped neighbouring digits first.
+    """Labelled numbers that the survey lacks but nearly has: (labelled, surveyed), swapped digits first.
 
-    Surveyed numbers that the lists name themselves are no candidates. At most `most` pairs.
+    Two digits that changed places, however far apart, or one wrong digit. Surveyed numbers that the lists name
+    themselves are no candidates, and a number with several candidates of a kind is left out: among crowded numbers
+    everything is near something, by chance. At most `most` pairs.
     """
     surveyed, labelled = np.unique(surveyed), np.unique(labelled)
     missing = np.setdiff1d(labelled, surveyed, assume_unique=True)
@@ -202,13 +205,21 @@ def near_misses(labelled: np.ndarray, surveyed: np.ndarray, most: int = 1000) ->
     tens = 10 ** np.arange(18, dtype=np.int64)
     digits = missing[:, None] // tens % 10
     for place in range(18):
-        if place < 17:
-            difference = digits[:, place + 1] - digits[:, place]
-            swapped += _hits(missing, missing + difference * (tens[place] - tens[place + 1]), difference != 0, free)
+        for other in range(place + 1, 18):
+            difference = digits[:, other] - digits[:, place]
+            swapped += _hits(missing, missing + difference * (tens[place] - tens[other]), difference != 0, free)
         for digit in range(10):
-            other = missing + (digit - digits[:, place]) * tens[place]
-            changed += _hits(missing, other, digits[:, place] != digit, free)
-    return (sorted(set(swapped)) + sorted(set(changed)))[:most]
+            value = missing + (digit - digits[:, place]) * tens[place]
+            changed += _hits(missing, value, digits[:, place] != digit, free)
+    sure = _single(swapped)
+    return (sure + [pair for pair in _single(changed) if pair[0] not in {left for left, _ in sure}])[:most]
+
+
+def _single(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs of numbers with one candidate only, in order."""
+    distinct = sorted(set(pairs))
+    count = Counter(left for left, _ in distinct)
+    return [pair for pair in distinct if count[pair[0]] == 1]
 
 
 def _hits(missing: np.ndarray, other: np.ndarray, where: np.ndarray, free: np.ndarray) -> list[tuple[int, int]]:

@@ -13,8 +13,8 @@ from hpcqa import instruments
 from hpcqa.artifacts.catalog import LABELS, MANIFEST
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.artifacts.parts import FIRST_SHARD
-from hpcqa.artifacts.schema import Provenance
-from hpcqa.artifacts.store import is_current, read_provenance, read_table, write_table
+from hpcqa.artifacts.schema import Provenance, Values
+from hpcqa.artifacts.store import is_current, read_provenance, read_table, write_table, write_text
 from hpcqa.config import Config
 from hpcqa.config.frozen import refuse_other_settings, stage_digest
 from hpcqa.errors import ConfigError, DataError
@@ -28,7 +28,8 @@ from hpcqa.survey.statements import CcdNamer
 
 logger = logging.getLogger(__name__)
 
-MOST_NEAR_MISSES_SHOWN = 20
+MOST_NEAR_MISSES_SHOWN = 3
+NEAR_MISSES = "near-misses.csv"
 EARLIER = "manifest of the earlier run"  # among the parents in provenance
 
 
@@ -73,7 +74,7 @@ def write_manifest(config: Config, folder: RunFolder) -> None:
         return
     rows = tables.read_tables(paths) if config.survey.tables else scan.read_headers(found)
     columns = build(rows, config, folders)
-    for line in funnel_text(columns["cuts"], exposures=columns["expnum"]):
+    for line in funnel_text(np.asarray(columns["cuts"]), exposures=np.asarray(columns["expnum"])):
         logger.info("%s", line)
     notes = {} if earlier is None else {FIRST_SHARD: str(take_over(columns, earlier, config))}
     write_table(path, MANIFEST, columns, Provenance(digest, parents, config.instrument.name, notes=notes))
@@ -92,16 +93,21 @@ def earlier_manifest(config: Config, folder: RunFolder) -> Path | None:
     return RunFolder(folder.bases[0], folder.bases[1:]).need("manifest", "manifest")
 
 
-def take_over(columns: dict[str, np.ndarray], earlier: Path, config: Config) -> int:
+def take_over(columns: dict[str, Values], earlier: Path, config: Config) -> int:
     """Leave unchanged exposures in the earlier run's shards, in place; the first number of this run's own shards."""
     before = read_table(earlier, MANIFEST, takeover.NEEDED)
-    found = takeover.compare(columns, before)
+    now = {name: _plain(columns[name]) for name in (*takeover.NEEDED, "night")}
+    found = takeover.compare(now, before)
     logger.info("manifest: %s; the others are in %s", found.in_words(), earlier.parent)
     first = max(int(before["shard"].max(initial=-1)) + 1, int(read_provenance(earlier).notes.get(FIRST_SHARD, "0")))
-    kept = (columns["cuts"] == 0) & (found.shard < 0)
-    own = number_shards(columns["expnum"], columns["night"], kept, config.shard.exposures_per_shard)
+    kept = (now["cuts"] == 0) & (found.shard < 0)
+    own = number_shards(now["expnum"], now["night"], kept, config.shard.exposures_per_shard)
     columns["shard"] = np.where(found.shard >= 0, found.shard, np.where(own >= 0, own + first, -1)).astype(np.int32)
     return first
+
+
+def _plain(values: Values) -> np.ndarray:
+    return values.expand() if isinstance(values, Coded) else values
 
 
 def _lacks_images(path: Path) -> bool:
@@ -122,7 +128,7 @@ def file_digests(folder: RunFolder, paths: Sequence[Path]) -> dict[str, str]:
     return digests
 
 
-def build(rows: tables.CcdRows, config: Config, folders: Sequence[Path]) -> dict[str, np.ndarray]:
+def build(rows: tables.CcdRows, config: Config, folders: Sequence[Path]) -> dict[str, Values]:
     """The columns of the manifest from the rows of the tables. Pure but for looking whether images exist."""
     ledger = Ledger(len(rows))
     mjd_obs = rows.numbers["mjd_obs"]
@@ -164,19 +170,19 @@ def build(rows: tables.CcdRows, config: Config, folders: Sequence[Path]) -> dict
     return {
         "expnum": expnum,
         "ccdnum": ccdnum,
-        "ccdname": rows.text["ccdname"].expand(),
-        "camera": camera.expand(),
-        "band": band.expand(),
+        "ccdname": rows.text["ccdname"],
+        "camera": camera,
+        "band": band,
         "mjd_obs": mjd_obs,
         "night": night,
         **{name: rows.numbers[name] for name in ("exptime", "ra", "dec", "ebv", "width", "height", "zpt", "ccdzpt")},
         **{name: rows.numbers[name] for name in ("fwhm", "ccd_cuts", "image_hdu")},
-        **{name: rows.text[name].expand() for name in ("plver", "plprocid", "object")},
-        "image_path": located.path.expand(),
-        "table": rows.table.expand(),
+        **{name: rows.text[name] for name in ("plver", "plprocid", "object")},
+        "image_path": located.path,
+        "table": rows.table,
         "table_row": rows.table_row,
         "cuts": ledger.bits,
-        "cut_detail": ledger.detail.expand(),
+        "cut_detail": ledger.detail,
         "shard": number_shards(expnum, night, ledger.open_rows, config.shard.exposures_per_shard),
     }
 
@@ -335,19 +341,34 @@ def write_labels(config: Config, folder: RunFolder, artifact: str, patterns: Seq
 
 def _namer(config: Config, folder: RunFolder) -> CcdNamer:
     surveyed = read_table(folder.output("manifest"), MANIFEST, ["expnum", "camera"])
-    expnum, first = np.unique(surveyed["expnum"], return_index=True)
-    return CcdNamer(config.instrument.name, expnum, surveyed["camera"][first])
+    exposures, index = distinct(surveyed["expnum"])
+    camera = np.empty(len(exposures), object)
+    camera[index[::-1]] = surveyed["camera"][::-1]
+    order = np.argsort(exposures)
+    return CcdNamer(config.instrument.name, exposures[order], camera[order])
 
 
 def warn_of_near_misses(folder: RunFolder) -> None:
-    """Log labelled exposure numbers that the tables lack but nearly have: they may be typing errors."""
-    labelled = read_table(folder.output("labels"), LABELS, ["expnum"])["expnum"]
-    surveyed = read_table(folder.output("manifest"), MANIFEST, ["expnum"])["expnum"]
+    """Say how many labelled exposures no table has, and which of them may be typing errors: one line, and a file."""
+    labelled = distinct(read_table(folder.output("labels"), LABELS, ["expnum"])["expnum"])[0]
+    surveyed = distinct(read_table(folder.output("manifest"), MANIFEST, ["expnum"])["expnum"])[0]
+    path = folder.output("logs") / NEAR_MISSES
     absent = np.setdiff1d(labelled, surveyed)
-    if len(absent):
-        logger.info("%d labelled exposures are in no table.", len(absent))
-    found = labels.near_misses(labelled, surveyed)
-    for left, right in found[:MOST_NEAR_MISSES_SHOWN]:
-        logger.warning("Label %d is in no table; is %d meant?", left, right)
-    if len(found) > MOST_NEAR_MISSES_SHOWN:
-        logger.warning("... and %d more labels like these.", len(found) - MOST_NEAR_MISSES_SHOWN)
+    found = labels.near_misses(labelled, surveyed) if _covers(surveyed, labelled) else []
+    if not found:
+        path.unlink(missing_ok=True)
+        if len(absent):
+            logger.info("%d of %d labelled exposures are in no table.", len(absent), len(labelled))
+        return
+    write_text(path, "labelled,surveyed\n" + "".join(f"{left},{right}\n" for left, right in found))
+    examples = ", ".join(f"{left} for {right}" for left, right in found[:MOST_NEAR_MISSES_SHOWN])
+    logger.warning(
+        "%d of %d labelled exposures are in no table; %d of them look like typing errors (%s%s); %s lists them.",
+        len(absent), len(labelled), len({left for left, _ in found}), examples,
+        ", ..." if len(found) > MOST_NEAR_MISSES_SHOWN else "", path,
+    )  # fmt: skip
+
+
+def _covers(surveyed: np.ndarray, labelled: np.ndarray) -> bool:
+    """Whether the lists are about this survey: else nearly all of their numbers are missing, and none by mistake."""
+    return int(np.isin(labelled, surveyed).sum()) * 2 >= len(labelled)

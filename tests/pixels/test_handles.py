@@ -38,7 +38,7 @@ def test_every_buffer_gets_its_bytes(paths, wanted, most, threads):
     pieces, expected = [], []
     for number, offset, sizes in wanted:
         sizes = [size for place, size in enumerate(sizes) if offset + sum(sizes[: place + 1]) <= 5000] or [1]
-        pieces.append(Piece(number, offset, [memoryview(bytearray(size)) for size in sizes]))
+        pieces.append(Piece(number, offset, sum(sizes), [memoryview(bytearray(size)) for size in sizes]))
         expected.append(CONTENT[number][offset : offset + sum(sizes)].tobytes())
     files.read(pieces)
     assert [b"".join(piece.into) for piece in pieces] == expected
@@ -53,7 +53,7 @@ def test_many_threads_with_one_handle(paths, monkeypatch):
 
     def read(seed):
         order = np.random.default_rng(seed).permutation(6)
-        pieces = [Piece(int(number), 0, [memoryview(bytearray(5000))]) for number in order]
+        pieces = [Piece(int(number), 0, 5000, [memoryview(bytearray(5000))]) for number in order]
         files.read(pieces)
         return all(bytes(piece.into[0]) == CONTENT[piece.file].tobytes() for piece in pieces)
 
@@ -66,10 +66,10 @@ def test_many_threads_with_one_handle(paths, monkeypatch):
 
 def test_more_buffers_than_one_read_takes(paths):
     buffers = [memoryview(bytearray(2)) for _ in range(2000)]
-    open_files(paths).read([Piece(1, 10, buffers)])
+    open_files(paths).read([Piece(1, 10, 4000, buffers)])
     assert b"".join(buffers) == CONTENT[1][10:4010].tobytes()
 
 
 def test_an_end_that_comes_too_early_is_named(paths):
     with pytest.raises(DataError, match="shorter"):
-        open_files(paths).read([Piece(2, 4990, [memoryview(bytearray(20))])])
+        open_files(paths).read([Piece(2, 4990, 20, [memoryview(bytearray(20))])])

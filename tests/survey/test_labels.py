@@ -165,3 +165,9 @@ def test_near_misses_leave_alone_what_the_lists_name_themselves():
 
 def test_near_misses_of_long_numbers():
     assert labels.near_misses(np.array([151119075127]), np.array([151119075172])) == [(151119075127, 151119075172)]
+
+
+def test_near_misses_among_crowded_numbers_mean_nothing():
+    crowded = np.setdiff1d(np.arange(400_000, 401_000), [400_321])
+    assert labels.near_misses(np.array([400_321]), crowded) == []
+    assert labels.near_misses(np.array([400_321]), np.array([500_123])) == []

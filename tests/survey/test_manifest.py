@@ -113,10 +113,24 @@ def test_labels_truth_and_near_misses(tmp_path, caplog):
     run_manifest(tmp_path / "run", [table], survey=survey)
     assert read_labels(tmp_path / "run")["expnum"].tolist() == [100001, 100032]
     assert read_labels(tmp_path / "run", "truth")["severity"].tolist() == [0.5]
-    assert "Label 100032 is in no table; is 100302 meant?" in caplog.text
+    told = [record.message for record in caplog.records if "no table" in record.message]
+    assert told == [
+        "1 of 2 labelled exposures are in no table; 1 of them look like typing errors (100032 for 100302); "
+        f"{tmp_path / 'run' / 'logs' / 'near-misses.csv'} lists them."
+    ]
+    assert (tmp_path / "run" / "logs" / "near-misses.csv").read_text() == "labelled,surveyed\n100032,100302\n"
     stamp = (tmp_path / "run" / "labels.parquet").stat().st_mtime_ns
     run_manifest(tmp_path / "run", [table], survey=survey)
     assert (tmp_path / "run" / "labels.parquet").stat().st_mtime_ns == stamp
+
+
+def test_lists_of_another_survey_are_no_typing_errors(tmp_path, caplog):
+    table = small_survey(tmp_path, exposures=(100001, 100302))
+    numbers = [100001, *range(100303, 100400), 100032]
+    (tmp_path / "bad_expid.txt").write_text("".join(f"{number} clouds\n" for number in numbers))
+    run_manifest(tmp_path / "run", [table], survey={"labels": [str(tmp_path / "bad_expid.txt")]})
+    assert not [record for record in caplog.records if "typing" in record.message]
+    assert not (tmp_path / "run" / "logs" / "near-misses.csv").exists()
 
 
 def test_no_labels_is_a_warning(tmp_path, caplog):
