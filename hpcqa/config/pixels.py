@@ -31,7 +31,9 @@ class ShardConfig:
     exposures_per_shard: int = setting(16, "Exposures in one shard file.", low=1, high=4096)
     workers: int = setting(0, "Reading threads of one task; 0 takes the cores it may use.", low=0, output=False)
     use_masks: bool = setting(True, "Read the data-quality file beside each image where there is one.")
-    read_timeout: float = setting(300.0, "Give an exposure up after this long.", unit="s", low=1, output=False)
+    read_timeout: float = setting(
+        300.0, "Give an exposure up whose reads waited this long for an answer.", unit="s", low=1, output=False
+    )
     max_failed: float = setting(
         0.5, "End with an error when a larger share of the CCDs fails.", low=0, high=1, output=False
     )
