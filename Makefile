@@ -23,7 +23,7 @@ demo: install
 
 # The tests on a Slurm cluster have nodes to keep busy and times to meet: they run alone, after the others.
 test: install
-	$(BIN)/python -m pytest -m "not slurm" --numprocesses logical --maxprocesses 8 --dist loadgroup
+	$(BIN)/python -m pytest -m "not slurm" --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m slurm
 
 check: install

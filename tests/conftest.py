@@ -17,14 +17,6 @@ settings.load_profile("hpcqa")
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """A file's tests stay in one process, and so do the end-to-end tests, which share a finished run."""
-    for item in items:
-        together = item.path.parent if item.path.parent.name == "endtoend" else item.path
-        item.add_marker(pytest.mark.xdist_group(str(together.relative_to(ROOT))))
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real images and label lists beside the checkout."""
