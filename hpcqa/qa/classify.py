@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from hpcqa import __version__
+from hpcqa import __version__, instruments
 from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.folder import NAMES, RunFolder
 from hpcqa.artifacts.parts import first_own_shard
@@ -121,12 +121,13 @@ def _decide_share(
     set_threads(ranks.local_world_size)
     parts: list[Part] = []
     words: tuple[str, ...] = ()
+    ccdnames = {ccd.ccdnum: ccd.ccdname for ccd in instruments.get(config.instrument.name).ccds}
     least = min(applied(config.classify, classifier.settings).review_above, config.classify.review_above)
     files = mpi.hand_out(paths, ranks)
     for path in track(files, "classify", total=len(paths), unit="files", shown=ranks.is_first):
         embedded = read_embedding(path, exposures, classifier.numbers)
         answers = classifier.decide(embedded.raw, embedded.expnum, config.classify.device)
-        parts.append(make_part(embedded, answers, classifier, least))
+        parts.append(make_part(embedded, answers, classifier, ccdnames, least))
         words = embedded.failure_words
     return parts, words
 

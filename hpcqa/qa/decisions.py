@@ -47,10 +47,17 @@ class Part:
     failed: np.ndarray
 
 
-def make_part(embedded: Embedded, answers: Answers, classifier: Classifier, least: float) -> Part:
-    """Answers with their evidence; `least` is the p_bad below which no reasons are given."""
+def make_part(
+    embedded: Embedded, answers: Answers, classifier: Classifier, ccdnames: Mapping[int, str], least: float
+) -> Part:
+    """Answers with their evidence.
+
+    Args:
+        ccdnames: by ccdnum; a CCD without one is called by its number.
+        least: the p_bad below which no reasons are given.
+    """
     sizes = embedded.raw.sizes()
-    names = [str(number) for number in embedded.ccdnum]
+    names = [ccdnames.get(number, str(number)) for number in embedded.ccdnum.tolist()]
     number_names = embedded.number_names
     spans = list(zip(embedded.raw.starts.tolist(), (embedded.raw.starts + sizes).tolist(), strict=True))
     numbers = embedded.raw.ccd["numbers"]
