@@ -23,6 +23,7 @@ from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError
 from hpcqa.observe import track
 from hpcqa.parallel.ranks import Ranks
+from hpcqa.pixels.shardindex import ShardIndex, open_index
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +61,15 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     paths = sorted(where.glob("shard-*.h5"))
     if not paths:
         raise DataError(f"{where}: holds no shard; run `hpcqa shard run={folder.path}` first.")
-    parents = {folder.relative(path): store.read_provenance(path, SHARD).content for path in paths}
+    index = open_index(paths)
+    parents = {folder.relative(path): content for path, content in zip(paths, index.contents, strict=True)}
     digest = stage_digest(config, "calibrate")
     target = folder.output("calibration")
     if store.is_current(target, CALIBRATION, config_digest=digest, parents=parents):
         logger.info("calibrate: %s is there already", target)
         return
-    names = number_names(paths[0])
-    sample = read_sample(paths, config.calibrate.max_exposures)
+    names = list(index.names)
+    sample = read_sample(paths, index, config.calibrate.max_exposures)
     columns = calibrate(sample, min_exposures=config.calibrate.min_exposures, floor=config.views.background_floor)
     provenance = Provenance(digest, parents, instrument=config.instrument.name)
     attributes = {"number_names": names, "floor": config.views.background_floor}
@@ -78,11 +80,6 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
         "calibrate: %d CCDs and bands: %d with a pattern of their own, %d with that of all bands, %d without",
         len(columns["ccdnum"]), own, pooled, len(columns["ccdnum"]) - own - pooled,
     )  # fmt: skip
-
-
-def number_names(path: Path) -> list[str]:
-    with store.open_arrays(path, SHARD) as shard:
-        return [str(name) for name in shard.attributes["number_names"]]
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -98,20 +95,17 @@ def choose_exposures(expnum: np.ndarray, band: np.ndarray, most: int) -> np.ndar
     return np.unique(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
 
-def read_sample(paths: Sequence[Path], most: int) -> Sample:
+def read_sample(paths: Sequence[Path], index: ShardIndex, most: int) -> Sample:
     """The good CCDs of the chosen exposures; memory is bounded by `most`, not by the survey."""
-    expnums, bands = [], []
-    for path in paths:
-        with store.open_arrays(path, SHARD) as shard:
-            expnums.append(shard.read("exposure"))
-            bands.append(shard.read("exposure_band"))
-    expnum, band = np.concatenate(expnums), np.concatenate(bands)
+    expnum, band = index.columns["exposure"], index.columns["exposure_band"]
     chosen = choose_exposures(expnum, band, most)
     band_of = dict(zip(expnum.tolist(), band.tolist(), strict=True))
-    parts = []
-    for path, exposures in track(list(zip(paths, expnums, strict=True)), "calibrate", total=len(paths), unit="shards"):
-        if np.isin(exposures, chosen).any():
-            parts.append(_read_part(path, chosen))
+    # The shards that hold a chosen exposure.
+    shard = np.unique(np.searchsorted(index.exposure_starts, np.flatnonzero(np.isin(expnum, chosen)), side="right") - 1)
+    parts = [
+        _read_part(paths[place], chosen)
+        for place in track(shard.tolist(), "calibrate", total=len(shard), unit="shards")
+    ]
     if not parts:
         raise DataError(f"{paths[0].parent}: no shard holds an exposure; check the manifest.")
     joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]

@@ -41,14 +41,16 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     if not shards:
         raise DataError(f"{folder.output('shards')}: holds no shards; run `hpcqa shard run={folder.path}` first.")
     calibration = folder.need("calibration", "calibrate")
-    parents = {folder.relative(path): read_provenance(path).content for path in [*shards, calibration]}
+    cutouts = ShardSet(shards, calibration, config)
+    parents = {folder.relative(path): content for path, content in zip(shards, cutouts.contents, strict=True)}
+    parents[folder.relative(calibration)] = read_provenance(calibration).content
     device = pick_device(config.ssl.device, ranks.local_rank)
     set_threads(ranks.local_world_size)
     with joined(ranks, device) as world:
         if world.share(is_current(config, folder, parents)):
             logger.info("pretrain: %s is current", folder.output("backbone"))
             return
-        train(config, folder, ShardSet(shards, calibration, config), world, parents)
+        train(config, folder, cutouts, world, parents)
 
 
 def is_current(config: Config, folder: RunFolder, parents: dict[str, str]) -> bool:
