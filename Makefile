@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
+# Settings of your own for the demo, as in `make demo SMALLER="simulate.exposures=100 ssl.steps=50"`.
+SMALLER ?=
 # What `make check` runs of the tests; `make test` runs all of them.
 FAST := tests/artifacts tests/config tests/instruments tests/test_compose.py tests/test_docs.py tests/test_pipeline.py
 STAMP := $(VENV)/.installed
@@ -19,11 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/hpcqa run experiment=demo survey=simulated run=$(DEMO)
+	$(BIN)/hpcqa run experiment=demo survey=simulated run=$(DEMO) $(SMALLER)
 
 # The tests on a Slurm cluster have nodes to keep busy and times to meet: they run alone, after the others.
 test: install
-	$(BIN)/python -m pytest -m "not slurm" --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slurm" --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 25
 	$(BIN)/python -m pytest -m slurm
 
 check: install
