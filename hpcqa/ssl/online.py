@@ -118,17 +118,16 @@ class OnlineKnn:
         scale = self.scale or NumberScale.of_numbers(numbers, band)
         return scale.apply(numbers, self.cutouts.ccdnum, band)
 
-    def score(self, model: VisionTransformer | None, channels: Sequence[str]) -> float:
+    def score(self, examples: Examples, channels: Sequence[str]) -> float:
         """Average precision of finding the bad among the labelled exposures, each scored without its fold of nights."""
-        examples = self.examples(model)
-        there = {"numbers": True, "network": model is not None, "defects": "defects" in examples.raw.ccd}
+        blocks = {"numbers": "numbers", "network": "background", "defects": "defects"}
         recipe = Recipe(
             k=self.recipe.k,
             pca=self.recipe.pca,
             bad_rate=self.recipe.bad_rate,
             folds=self.recipe.folds,
             seed=self.recipe.seed,
-            channels=tuple(channel for channel in channels if there[channel]),
+            channels=tuple(channel for channel in channels if blocks[channel] in examples.raw.ccd),
         )
         scale = self.scale or NumberScale.of_numbers(examples.raw.ccd["numbers"], np.full(len(examples.ccdnum), ""))
         answers = learn(examples, scale, recipe).decide(examples.raw, examples.expnum)
@@ -139,15 +138,16 @@ class OnlineKnn:
     def controls(self, untrained: VisionTransformer) -> dict[str, float]:
         """The figures that training must beat."""
         return {
-            "knn_ap_untrained": self.score(untrained, NETWORK),
-            "knn_ap_numbers": self.score(None, ("numbers",)),
+            "knn_ap_untrained": self.score(self.examples(untrained), NETWORK),
+            "knn_ap_numbers": self.score(self.examples(None), ("numbers",)),
         }
 
     def check(self, model: VisionTransformer) -> dict[str, float]:
         """`knn_ap` of the network alone, and with the measured numbers beside it."""
+        examples = self.examples(model)
         return {
-            "knn_ap": self.score(model, NETWORK),
-            "knn_ap_with_numbers": self.score(model, ("numbers", *NETWORK)),
+            "knn_ap": self.score(examples, NETWORK),
+            "knn_ap_with_numbers": self.score(examples, ("numbers", *NETWORK)),
         }
 
 
