@@ -12,7 +12,7 @@ from types import ModuleType
 
 from hpcqa.artifacts import arrays, tables
 from hpcqa.artifacts.arrays import ArrayFile, ArrayWriter, open_arrays, write_arrays
-from hpcqa.artifacts.files import atomic_path, read_json, write_json, write_text
+from hpcqa.artifacts.files import atomic_path, read_json, sync, write_json, write_text
 from hpcqa.artifacts.provenance import is_made_from
 from hpcqa.artifacts.schema import Provenance, Schema
 from hpcqa.artifacts.tables import check_key, read_table, write_table
@@ -28,6 +28,7 @@ __all__ = [
     "read_json",
     "read_provenance",
     "read_table",
+    "sync",
     "verify",
     "write_arrays",
     "write_json",

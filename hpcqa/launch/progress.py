@@ -14,7 +14,7 @@ from hpcqa.artifacts.parts import first_own_shard, shards_of_manifest, stored_sh
 from hpcqa.artifacts.store import read_provenance
 from hpcqa.config import Config
 from hpcqa.errors import DataError
-from hpcqa.stages import STAGES, Stage
+from hpcqa.stages import Stage
 
 # Artifacts that are one file per shard.
 PER_SHARD = ("shards", "embeddings")
@@ -76,12 +76,17 @@ def progress_of(config: Config, folder: RunFolder, stage: Stage, shards: Sequenc
     if stage.ranks == "torch":
         return training_progress(folder, config.ssl.steps)
     if stage.writes[0] in PER_SHARD:
-        shards = stored_shards(config, shards) if stage.name == "shard" else shards
-        if not shards and config.embed.source == "fits" and stage.name == "shard":
+        wanted = wanted_shards(config, stage, shards)
+        if not wanted and config.embed.source == "fits" and stage.name == "shard":
             return Progress(1, 1)
-        return files_progress(shard_times(folder, stage.writes[0], shards), len(shards))
+        return files_progress(shard_times(folder, stage.writes[0], wanted), len(wanted))
     done = all(standing_file(folder, artifact).exists() for artifact in stage.writes)
     return Progress(int(done), 1)
+
+
+def wanted_shards(config: Config, stage: Stage, shards: Sequence[int]) -> Sequence[int]:
+    """Those of the run's own shards that a stage leaves files of: `shard` may store a few of them only."""
+    return stored_shards(config, shards) if stage.name == "shard" else shards
 
 
 def shard_times(folder: RunFolder, artifact: str, shards: Sequence[int]) -> list[float]:
@@ -164,9 +169,9 @@ def is_finished(config: Config, folder: RunFolder, stage: Stage, shards: Sequenc
         return True
     if not progress_of(config, folder, stage, shards).is_complete:
         return False
-    shards = stored_shards(config, shards) if stage.name == "shard" else shards
+    wanted = wanted_shards(config, stage, shards)
     return all(
-        is_fresh(folder, path, stage) for artifact in stage.writes for path in files_of(folder, artifact, shards)
+        is_fresh(folder, path, stage) for artifact in stage.writes for path in files_of(folder, artifact, wanted)
     )
 
 
@@ -199,8 +204,3 @@ def is_fresh(folder: RunFolder, path: Path, stage: Stage) -> bool:
 def _is_newer(folder: RunFolder, path: Path, stage: Stage) -> bool:
     sources = [standing_file(folder, artifact) for artifact in stage.reads]
     return all(path.stat().st_mtime >= source.stat().st_mtime for source in sources if source.is_file())
-
-
-def in_order(names: Sequence[str]) -> list[Stage]:
-    """Stages of the table by name, in the order of the flow."""
-    return [stage for stage in STAGES if stage.name in names]

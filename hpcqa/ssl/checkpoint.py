@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from hpcqa.artifacts.store import read_json, write_json
+from hpcqa.artifacts.store import read_json, sync, write_json
 from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.parallel.torchdist import World
 from hpcqa.ssl.student_teacher import Learner, Teacher
@@ -114,7 +113,7 @@ class Checkpoints:
                 write_json(aside / META, {"counters": asdict(state.counters), "identity": self.identity})
                 shutil.rmtree(path, ignore_errors=True)
                 aside.rename(path)
-                _sync(self.folder)
+                sync(self.folder)
                 self._prune(state.counters.best_step)
         except OSError as error:
             raise EnvironmentProblem(f"{path}: cannot be written ({error}); free some space and run again.") from error
@@ -155,11 +154,3 @@ class Checkpoints:
         state.put(tensors)
         state.counters = Counters(**meta["counters"])
         logger.info("pretrain: goes on at step %d from %s", state.counters.step, path)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
