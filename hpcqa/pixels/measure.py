@@ -28,6 +28,7 @@ from hpcqa.pixels.stars import (
     Peaks,
     Stars,
 )
+from hpcqa.pixels.streaks import erase
 
 _AWAY = np.hypot(*np.mgrid[-STACK_HALF : STACK_HALF + 1, -STACK_HALF : STACK_HALF + 1])
 FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
@@ -318,7 +319,9 @@ def stack_numbers(stack: np.ndarray) -> dict[str, float]:
 def _source_numbers(found: Found, facts: Facts) -> dict[str, float]:
     peaks, sources, scanned = found.peaks, found.sources, found.scanned
     area = scanned.num_valid * (facts.pixel_scale / 60.0) ** 2
-    c, s = layout.gradient_coherence(sources.smooth, sources.found)
+    # A satellite is no trail of the telescope: line_cover tells of it.
+    shapes = erase(sources.found, found.stars.streaks, scanned.step)
+    c, s = layout.gradient_coherence(sources.smooth, shapes)
     pairs = layout.common_displacement(peaks)
     num = len(peaks)
     detected = float(np.count_nonzero(sources.found))
@@ -327,7 +330,7 @@ def _source_numbers(found: Found, facts: Facts) -> dict[str, float]:
         "bright_sources": math.log10((np.count_nonzero(peaks.significance > 30) + 1) / area) if area > 0 else math.nan,
         "saturated_stars": found.stars.num_saturated / area if area > 0 else math.nan,
         "trail_coherence": math.hypot(c, s),
-        "trail_length": layout.trail_length(sources.found, c, s) * scanned.step,
+        "trail_length": layout.trail_length(shapes, c, s) * scanned.step,
         "pair_excess": pairs.excess,
         "pair_share": pairs.share,
         "pair_separation": pairs.separation,

@@ -14,6 +14,7 @@ import numpy as np
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.kernels import kernel
 from hpcqa.pixels.scan import Scan
+from hpcqa.pixels.streaks import Streak, find_streaks
 
 PEAK_SIGMA = 5.0
 MOST_PEAKS = 20000
@@ -46,6 +47,13 @@ class Peaks:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def without(self, streaks: tuple[Streak, ...]) -> Peaks:
+        """The peaks that lie on no streak."""
+        if not streaks:
+            return self
+        on = np.logical_or.reduce([streak.covers(self.col, self.row) for streak in streaks])
+        return Peaks(self.row[~on], self.col[~on], self.height[~on], self.significance[~on])
 
 
 @kernel
@@ -279,6 +287,7 @@ class Stars:
         num_saturated: peaks that are saturated.
         num_sharp: peaks sharper than a star.
         stack: (33, 33) float32, mean of normalised stamps; zeros if there are no stars.
+        streaks: what has been left out of all of these.
     """
 
     table: np.ndarray
@@ -286,6 +295,7 @@ class Stars:
     num_saturated: int
     num_sharp: int
     stack: np.ndarray
+    streaks: tuple[Streak, ...] = ()
 
 
 def measure_stars(
@@ -320,9 +330,12 @@ def measure_stars(
     facts = (noise if noise > 0 else 1e-6, 0.9 * saturation, max(step, 2))
     num, saturated, sharp = _measure(pixels, masked, rows, cols, local, facts, table)
     table = _unique(table[:num])
+    streaks = find_streaks(*(table[:, column] for column in (X, Y, E1, E2, SIGMA)))
+    for streak in streaks:
+        table = table[~streak.covers(table[:, X], table[:, Y])]
     is_star = _point_like(table)
     chosen = table[is_star & (table[:, SNR] > 20)][:MOST_STACKED]
-    return Stars(table, is_star, saturated, sharp, _stack(pixels, masked, chosen))
+    return Stars(table, is_star, saturated, sharp, _stack(pixels, masked, chosen), streaks)
 
 
 def _unique(table: np.ndarray) -> np.ndarray:
@@ -350,12 +363,12 @@ def _point_like(table: np.ndarray) -> np.ndarray:
 
 
 @kernel
-def _stack_kernel(pixels: np.ndarray, masked: np.ndarray, centres: np.ndarray, half: int) -> tuple[np.ndarray, int]:
+def _stack_kernel(pixels: np.ndarray, masked: np.ndarray, chosen: np.ndarray, half: int) -> tuple[np.ndarray, int]:
     side = 2 * half + 1
     total = np.zeros((side, side))
     num = 0
-    for k in range(centres.shape[0]):
-        row, col = round(centres[k, 1]), round(centres[k, 0])
+    for k in range(chosen.shape[0]):
+        row, col = round(chosen[k, Y]), round(chosen[k, X])
         inside = half <= row < pixels.shape[0] - half and half <= col < pixels.shape[1] - half
         if not inside:
             continue
@@ -366,7 +379,9 @@ def _stack_kernel(pixels: np.ndarray, masked: np.ndarray, centres: np.ndarray, h
         for i in range(side):
             for j in range(side):
                 flux += stamp[i, j] - level
-        if not (np.isfinite(flux) and flux > 0.0):
+        # Where a neighbour at the edge spoils the level, little of the star's light is left: dividing by that would let
+        # one stamp outweigh all others.
+        if not (np.isfinite(flux) and flux > 0.5 * chosen[k, FLUX]):
             continue
         for i in range(side):
             for j in range(side):
@@ -376,6 +391,5 @@ def _stack_kernel(pixels: np.ndarray, masked: np.ndarray, centres: np.ndarray, h
 
 
 def _stack(pixels: np.ndarray, masked: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    centres = np.ascontiguousarray(chosen[:, [X, Y]])
-    total, num = _stack_kernel(pixels, masked, centres, STACK_HALF)
+    total, num = _stack_kernel(pixels, masked, np.ascontiguousarray(chosen), STACK_HALF)
     return (total / max(num, 1)).astype(np.float32)

@@ -84,6 +84,7 @@ def look(pixels: np.ndarray, masked: np.ndarray, facts: Facts, views: ViewsConfi
     stars = measure_stars(
         pixels, masked, peaks, sources, noise=whole.noise, saturation=facts.saturation, step=scanned.step
     )
+    peaks = peaks.without(stars.streaks)
     context = cutouts.binned(scanned, sources, whole, views.context)
     cells = cutouts.binned(scanned, sources, whole, views.background)
     background, background_noise = cutouts.background_map(cells, whole)

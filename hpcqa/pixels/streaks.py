@@ -1,0 +1,108 @@
+"""Streaks of satellites and airplanes among the sources of a CCD, so that their pieces are not taken for stars.
+
+The detection breaks a streak into dozens of elongated pieces, often more than there are stars, all of one size. What
+tells them from the stars of a trailed exposure: they lie on one line, along their own axis; trailed stars lie anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LEAST_ELLIPTICITY = 0.5
+FEWEST_PIECES = 5
+# Of the elongated sources, the share that a piece sees along its own axis: two streaks of equally many pieces leave
+# half to each, trailed stars a twentieth (the angle below, over a right angle).
+LEAST_SHARE = 0.3
+WITHIN = np.radians(5.0)
+MOST_STREAKS = 4
+LEAST_WIDTH = 6.0  # px; what the binning of the image that sources are found on smears
+
+
+@dataclass(frozen=True)
+class Streak:
+    """A straight line across the CCD.
+
+    Attributes:
+        x, y: a point on it, px.
+        angle: of the line against the rows, from -pi / 2 to pi / 2.
+        width: half of the width of what belongs to it, px.
+    """
+
+    x: float
+    y: float
+    angle: float
+    width: float
+
+    def covers(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Which places lie on it: bool, as x and y (px)."""
+        aside = -(x - self.x) * np.sin(self.angle) + (y - self.y) * np.cos(self.angle)
+        return np.asarray(np.abs(aside) <= self.width)
+
+
+def erase(found: np.ndarray, streaks: tuple[Streak, ...], step: int) -> np.ndarray:
+    """A detection map (r, c) without streaks; `step` native pixels along a side of one of its pixels."""
+    if not streaks:
+        return found
+    rows, cols = np.nonzero(found)
+    y, x = (rows + 0.5) * step, (cols + 0.5) * step
+    on = np.logical_or.reduce([streak.covers(x, y) for streak in streaks])
+    left = found.copy()
+    left[rows[on], cols[on]] = False
+    return left
+
+
+def find_streaks(x: np.ndarray, y: np.ndarray, e1: np.ndarray, e2: np.ndarray, sigma: np.ndarray) -> tuple[Streak, ...]:
+    """Lines on which many elongated sources lie, the richest first.
+
+    Args:
+        x, y: (n,) centres, px.
+        e1, e2: (n,) ellipticities of the sources, along the columns' numbers and along the diagonals.
+        sigma: (n,) their sizes, px.
+    """
+    left = np.flatnonzero(np.hypot(e1, e2) > LEAST_ELLIPTICITY)
+    found: list[Streak] = []
+    while len(left) >= FEWEST_PIECES and len(found) < MOST_STREAKS:
+        across = sigma[left] * np.sqrt(np.maximum(1.0 - np.hypot(e1[left], e2[left]), 0.0))
+        streak = _richest(x[left], y[left], 0.5 * np.arctan2(e2[left], e1[left]), across)
+        if streak is None:
+            break
+        found.append(streak)
+        left = left[~streak.covers(x[left], y[left])]
+    return tuple(found)
+
+
+def _richest(x: np.ndarray, y: np.ndarray, axis: np.ndarray, across: np.ndarray) -> Streak | None:
+    """The line with the most pieces, if it has enough of them; `across` are their widths (px)."""
+    toward = np.arctan2(y[None, :] - y[:, None], x[None, :] - x[:, None])
+    aligned = (np.abs(np.sin(toward - axis[:, None])) < np.sin(WITHIN)) & ~np.eye(len(x), dtype=bool)
+    seed = int(np.argmax(aligned.sum(axis=1)))
+    pieces = np.flatnonzero(aligned[seed] | (np.arange(len(x)) == seed))
+    if len(pieces) < max(FEWEST_PIECES, LEAST_SHARE * len(x)):
+        return None
+    centre_x, centre_y, angle = _line(x[pieces], y[pieces])
+    width = max(3.0 * float(np.median(across[pieces])), LEAST_WIDTH)
+    streak = Streak(centre_x, centre_y, angle, width)
+    # Once more with those that lie on the line: the seed's own axis is uncertain by degrees.
+    pieces = np.flatnonzero(streak.covers(x, y))
+    if len(pieces) < max(FEWEST_PIECES, LEAST_SHARE * len(x)):
+        return None
+    return Streak(*_line(x[pieces], y[pieces]), width)
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """A point on the straight line through places, and its angle; medians keep strangers from tilting it."""
+    centre_x, centre_y = float(np.median(x)), float(np.median(y))
+    for _ in range(2):
+        spread = np.cov(x - centre_x, y - centre_y)
+        angle = 0.5 * float(np.arctan2(2 * spread[0, 1], spread[0, 0] - spread[1, 1]))
+        aside = -(x - centre_x) * np.sin(angle) + (y - centre_y) * np.cos(angle)
+        near = np.abs(aside) <= 3.0 * max(float(np.median(np.abs(aside))), 0.5)
+        if near.sum() < FEWEST_PIECES or near.all():
+            break
+        x, y = x[near], y[near]
+        centre_x, centre_y = float(np.median(x)), float(np.median(y))
+    # The median's point lies on the line only as far as the places do evenly; the mean offset puts it there.
+    aside = float(np.mean(-(x - centre_x) * np.sin(angle) + (y - centre_y) * np.cos(angle)))
+    return centre_x - aside * np.sin(angle), centre_y + aside * np.cos(angle), angle
