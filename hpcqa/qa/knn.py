@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by blocked matrix products, Euclidean, on CPU or GPU, the same for any batching.
+"""Exact nearest neighbours by blocked matrix products, Euclidean or cosine, on CPU or GPU, the same for any batching.
 
 The products only find candidates. Their distances are then computed again in float64 from the differences, ordered by
 (distance, row of the reference set), and a row whose candidates might lack a true neighbour is searched again by the
@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from hpcqa.qa import select
 
+METRICS = ("euclidean", "cosine")
 QUERY_ROWS = 1024
 # A block of products stays in the cache of a core or two.
 REFERENCE_ROWS = 1 << 12
@@ -53,6 +55,39 @@ class Neighbours:
     index: np.ndarray
 
 
+class Rows(Protocol):
+    """References: an array, or what gives its rows when asked for them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class _UnitRows:
+    """Rows brought to unit length as they are read: a mapped file stays where it is."""
+
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rows.shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return of_unit_length(self.rows[rows])
+
+
+def of_unit_length(rows: np.ndarray) -> np.ndarray:
+    """Rows over their lengths, each by itself; rows of zeros as they are: float32 (row, feature)."""
+    exact = np.asarray(rows, np.float64)
+    length = np.sqrt(np.square(exact).sum(axis=1, keepdims=True))
+    return np.asarray(np.divide(exact, length, where=length > 0, out=np.zeros_like(exact)), np.float32)
+
+
 def nearest(
     queries: np.ndarray,
     references: np.ndarray,
@@ -60,6 +95,7 @@ def nearest(
     *,
     exclude: np.ndarray | None = None,
     device: str = "cpu",
+    metric: str = "euclidean",
     precision: str = "auto",
     leading: bool = True,
 ) -> Neighbours:
@@ -71,12 +107,34 @@ def nearest(
         k: neighbours wanted, at least 1.
         exclude: int (query, 2), the range [start, stop) of reference rows that a query may not find.
         device: where the products run.
+        metric: euclidean, or cosine: Euclidean between rows of unit length, whose square is twice one less the cosine.
+            A row of zeros stays one: 1 from every other row, 0 from another of zeros.
         precision: fp32, bf16, or auto: bf16 where the processor multiplies it. The result is the same.
         leading: look at leading components first where features are many. The result is the same.
 
     Returns:
         Neighbours; exact, ties by reference row.
+
+    Raises:
+        ValueError: no such metric.
     """
+    if metric not in METRICS:
+        raise ValueError(f"metric={metric!r} is none of {', '.join(METRICS)}.")
+    if metric == "cosine":
+        return _nearest(of_unit_length(queries), _UnitRows(references), k, exclude, device, precision, leading=leading)
+    return _nearest(queries, references, k, exclude, device, precision, leading=leading)
+
+
+def _nearest(
+    queries: np.ndarray,
+    references: Rows,
+    k: int,
+    exclude: np.ndarray | None,
+    device: str,
+    precision: str,
+    *,
+    leading: bool,
+) -> Neighbours:
     count, rows = len(queries), len(references)
     found = Neighbours(np.full((count, k), np.inf), np.full((count, k), -1, np.int64))
     if not count or not rows:
@@ -92,7 +150,7 @@ def nearest(
 
 
 def _neighbours(
-    block: np.ndarray, references: np.ndarray, k: int, ranges: np.ndarray, stages: list[_Stage]
+    block: np.ndarray, references: Rows, k: int, ranges: np.ndarray, stages: list[_Stage]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Squared distances and rows of the k nearest of some queries: float64 and int64 (query, k)."""
     distance = np.full((len(block), k), np.inf)
@@ -114,7 +172,7 @@ def _neighbours(
 # Stages -------------------------------------------------------------------------------------------------------------
 
 
-def _stages(references: np.ndarray, count: int, device: str, precision: str, *, leading: bool) -> list[_Stage]:
+def _stages(references: Rows, count: int, device: str, precision: str, *, leading: bool) -> list[_Stage]:
     full = _Products.of(references, device)
     stages = [_Stage(full, SPARE)]
     if precision == "bf16" or (precision == "auto" and count >= FEW_QUERIES and multiplies_bf16(device)):
@@ -151,10 +209,9 @@ class _Leading:
     components: np.ndarray
 
     @classmethod
-    def fit(cls, references: np.ndarray, centre: np.ndarray) -> _Leading | None:
+    def fit(cls, references: Rows, centre: np.ndarray) -> _Leading | None:
         """From some of the references; None where a few components hold too little of the variance."""
-        step = max(1, len(references) // FIT_ROWS)
-        sample = (references[::step][:FIT_ROWS] - centre).astype(np.float64)
+        sample = (_sample(references) - centre).astype(np.float64)
         values, vectors = np.linalg.eigh(sample.T @ sample)
         if values[-LEADING:].sum() < LEADING_SHARE * values.sum():
             return None
@@ -167,7 +224,7 @@ class _Leading:
         return np.concatenate([leading, rest[:, None]], axis=1)
 
 
-def _leading_stage(leading: _Leading, references: np.ndarray, full: _Products, device: str) -> _Stage:
+def _leading_stage(leading: _Leading, references: Rows, full: _Products, device: str) -> _Stage:
     parts = [leading.apply(np.asarray(part, np.float32)) for _, part in _blocks(references)]
     products = _Products.of(np.concatenate(parts), device)
     # Its own rounding, and that of the components, whose errors grow with the whole rows.
@@ -191,7 +248,7 @@ class _Stage:
     slack: float = 0.0
 
     def search(
-        self, block: np.ndarray, references: np.ndarray, k: int, ranges: np.ndarray
+        self, block: np.ndarray, references: Rows, k: int, ranges: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Squared distances and rows of the k nearest candidates, and whether others may be nearer: bool (query,)."""
         compared = block if self.leading is None else self.leading.apply(block)
@@ -209,7 +266,7 @@ class _Products:
     a mapped file that the ranks of a node share.
     """
 
-    references: np.ndarray
+    references: Rows
     device: str
     centre: np.ndarray
     norms: np.ndarray
@@ -217,14 +274,14 @@ class _Products:
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, references: np.ndarray, device: str) -> _Products:
+    def of(cls, references: Rows, device: str) -> _Products:
         # Centring keeps the norms, and with them the rounding of the products, as small as the spread allows.
-        centre = np.asarray(np.mean(references, axis=0, dtype=np.float64), np.float32)
+        centre = np.asarray(np.mean(_sample(references), axis=0, dtype=np.float64), np.float32)
         products = cls(references, device, centre, np.empty(len(references), np.float32))
         for start in range(0, len(references), REFERENCE_ROWS):
             rows = products._centred(start)
             products.norms[start : start + len(rows)] = np.einsum("ij,ij->i", rows, rows)
-            if references.size * rows.itemsize <= KEPT_BYTES:
+            if len(references) * rows[0].nbytes <= KEPT_BYTES:
                 products.kept[start] = products._as_factor(rows)
         return products
 
@@ -308,12 +365,18 @@ class _Products:
         if start in self.kept:
             return self.kept[start]
         rows = self._as_factor(self._centred(start))
-        if self.device != "cpu" or self.references.size * rows.element_size() <= KEPT_BYTES:
+        if self.device != "cpu" or len(self.references) * rows[0].nbytes <= KEPT_BYTES:
             self.kept[start] = rows
         return rows
 
 
-def _blocks(references: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def _sample(references: Rows) -> np.ndarray:
+    """Some rows from all over: float32 (row, feature)."""
+    step = max(1, len(references) // FIT_ROWS)
+    return np.asarray(references[::step][:FIT_ROWS], np.float32)
+
+
+def _blocks(references: Rows) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(references), REFERENCE_ROWS):
         yield start, np.ascontiguousarray(references[start : start + REFERENCE_ROWS], np.float32)
 
@@ -332,7 +395,7 @@ def _blank(squared: torch.Tensor, ranges: np.ndarray, start: int) -> None:
 
 
 def rerank(
-    block: np.ndarray, references: np.ndarray, candidates: np.ndarray, least: np.ndarray, k: int
+    block: np.ndarray, references: Rows, candidates: np.ndarray, least: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact squared distances of the candidates, the k smallest by (distance, row): float64 and int64 (query, k).
 
@@ -350,9 +413,7 @@ def rerank(
     return _smallest(squared, candidates, k)
 
 
-def _fill(
-    squared: np.ndarray, block: np.ndarray, references: np.ndarray, candidates: np.ndarray, chosen: np.ndarray
-) -> None:
+def _fill(squared: np.ndarray, block: np.ndarray, references: Rows, candidates: np.ndarray, chosen: np.ndarray) -> None:
     """Set the chosen squared distances, from differences in float64."""
     query, place = np.nonzero(chosen)
     step = max(1, (1 << 21) // max(1, block.shape[1]))
@@ -377,7 +438,7 @@ def _unsure(distance: np.ndarray, limit: np.ndarray, error: np.ndarray) -> np.nd
     return np.asarray(np.isfinite(limit) & ~(worst < limit - 2 * error))
 
 
-def _search(query: np.ndarray, references: np.ndarray, k: int, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _search(query: np.ndarray, references: Rows, k: int, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of one query from differences alone; slow and exact."""
     squared = np.concatenate([_exact(query, part) for _, part in _blocks(references)])
     squared[excluded[0] : excluded[1]] = np.inf

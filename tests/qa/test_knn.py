@@ -169,3 +169,45 @@ def test_the_search_of_other_devices_finds_the_same() -> None:
     found = knn.nearest(references[:50], references, 5, exclude=exclude, device="cpu:0")
     assert np.array_equal(found.index, expected.index)
     assert np.array_equal(found.distance, expected.distance)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("leading", [False, True])
+def test_cosine_is_euclidean_between_rows_of_unit_length(
+    precision: str, leading: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knn, "LEADING_ROWS", 100)
+    monkeypatch.setattr(knn, "FEW_QUERIES", 10)
+    monkeypatch.setattr(knn, "REFERENCE_ROWS", 512)
+    rng = np.random.default_rng(7)
+    references = embeddings(1700, 260) * 10.0 ** rng.uniform(-3, 3, (1700, 1))
+    queries = np.concatenate([references[:20] * 3, embeddings(40, 260, seed=5)])
+    references, queries = references.astype("f4"), queries.astype("f4")
+    references[[3, 900]] = queries[5] = 0.0
+    start = np.arange(len(queries))
+    exclude = np.stack([start + 9, start + 15], axis=1)
+    found = knn.nearest(queries, references, 6, exclude=exclude, metric="cosine", precision=precision, leading=leading)
+    unit_queries, unit_references = knn.of_unit_length(queries), knn.of_unit_length(references)
+    distance, index = brute(unit_queries, unit_references, 6, exclude)
+    assert np.array_equal(found.index, index)
+    assert np.array_equal(found.distance, distance)
+    assert found.index[5].tolist()[:2] == [3, 900]
+    assert found.distance[5].tolist()[:2] == [0.0, 0.0]
+    cosine = np.einsum("qf,qkf->qk", unit_queries.astype("f8"), unit_references[found.index].astype("f8"))
+    filled = np.delete(np.arange(60), 5)
+    assert np.allclose(np.square(found.distance[filled]), 2 - 2 * cosine[filled], atol=1e-6)
+
+
+def test_a_row_has_unit_length_whatever_its_neighbours() -> None:
+    rows = np.random.default_rng(8).normal(size=(40, 33)).astype("f4")
+    rows[7] = 0.0
+    unit = knn.of_unit_length(rows)
+    assert unit.dtype == np.float32
+    assert np.allclose(np.linalg.norm(np.delete(unit, 7, axis=0), axis=1), 1.0)
+    assert not unit[7].any()
+    assert np.array_equal(np.concatenate([knn.of_unit_length(rows[row : row + 1]) for row in range(40)]), unit)
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(ValueError, match="metric='cosinus' is none of euclidean, cosine"):
+        knn.nearest(np.zeros((1, 2), "f4"), np.zeros((3, 2), "f4"), 1, metric="cosinus")
