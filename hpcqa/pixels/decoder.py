@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.pixels import plio, rice
+from hpcqa.pixels import lanes, plio, rice, ricelanes
 from hpcqa.pixels.kernels import kernel
 
 Array = np.ndarray[Any, Any]
@@ -79,19 +79,33 @@ def _unquantise(  # noqa: C901
 
 
 @kernel
-def _largest(tiles: Array) -> Whole:
-    """Pixels of the largest tile."""
-    largest = np.int64(1)
-    for t in range(tiles.shape[0]):
-        largest = max(largest, tiles[t, 5] * tiles[t, 6])
-    return largest
-
-
-@kernel
 def _needed(tile: Array, first_col: Whole, out: Array) -> Whole:
     """Pixels of a tile that must be decoded to fill the window; the end of a row may lie outside of it."""
     num = tile[5] * tile[6]
     return min(num, out.shape[1] - (tile[4] - first_col)) if tile[5] == 1 else num
+
+
+@kernel
+def _rooms(tiles: Array) -> Array:
+    """Room for the values of the tiles that are decoded at once: int32, a row for each."""
+    largest = np.int64(1)
+    rows = lanes.NUM if tiles.shape[0] >= lanes.NUM else 1
+    for t in range(tiles.shape[0]):
+        largest = max(largest, tiles[t, 5] * tiles[t, 6])
+        rows = rows if tiles[t, 5] == 1 else 1
+    return np.empty((rows, largest), np.int32)
+
+
+@kernel
+def _alike(tiles: Array, t: Whole) -> bool:
+    """Whether tile t and those after it are as many as there are lanes, one-row, of one width, and in the data."""
+    if t + lanes.NUM > tiles.shape[0]:
+        return False
+    for k in range(t, t + lanes.NUM):
+        same = tiles[k, 4] == tiles[t, 4] and tiles[k, 6] == tiles[t, 6]
+        if not same or tiles[k, 5] != 1 or tiles[k, 7] >= 0:
+            return False
+    return True
 
 
 @kernel
@@ -102,24 +116,30 @@ def _decode(data: Array, tile: Array, num: Whole, code: Array, values: Array) ->
 
 
 @kernel
-def _decode_floats(
-    data: Array,
-    tiles: Array,
-    t: Whole,
+def _decode_next(data: Array, tiles: Array, t: Whole, num: Whole, code: Array, values: Array) -> Whole:
+    """Decode tile t, and those after it that go with it, into the rows of `values`; how many, 0 if t is damaged."""
+    if values.shape[0] == lanes.NUM and code[4] == 0 and code[1] == 4 and _alike(tiles, t):
+        starts, ends = tiles[t : t + lanes.NUM, 0].copy(), tiles[t : t + lanes.NUM, 1].copy()
+        if ricelanes.decode_tiles(data, starts, ends, num, code[0], values):
+            return lanes.NUM
+    return 1 if _decode(data, tiles[t], num, code, values[0]) else 0
+
+
+@kernel
+def _to_floats(
+    values: Array,
     num: Whole,
+    t: Whole,
+    tiles: Array,
     scaling: tuple[Array, Array, Array, bool],
     code: Array,
     randoms: Array,
-    values: Array,
     out: Array,
-) -> bool:
-    """The first `num` pixels of tile t, by way of the int32 `values`, into `out`."""
+) -> None:
+    """The first `num` values of tile t as pixels."""
     scales, zeros, blanks, has_blank = scaling
-    if not _decode(data, tiles[t], num, code, values):
-        return False
     number = tiles[t, 2] + code[3]
     _unquantise(values, num, scales[t], zeros[t], code[2], number, randoms, blanks[t], has_blank, out)
-    return True
 
 
 @kernel
@@ -156,26 +176,33 @@ def read_floats(
     Returns:
         -1, or the index of the first tile that is damaged.
     """
-    values, floats = np.empty(_largest(tiles), np.int32), np.empty(_largest(tiles), np.float32)
-    for t in range(tiles.shape[0]):
-        if tiles[t, 7] >= 0:
-            _place(extra[tiles[t, 7]], tiles[t], corner, out)
+    values = _rooms(tiles)
+    floats = np.empty(values.shape[1], np.float32)
+    following = 0
+    while following < tiles.shape[0]:
+        first = following
+        if tiles[first, 7] >= 0:
+            _place(extra[tiles[first, 7]], tiles[first], corner, out)
+            following += 1
             continue
-        num = _needed(tiles[t], corner[1], out)
-        # Whole rows are written where they belong.
-        direct = tiles[t, 5] == 1 and tiles[t, 4] == corner[1]
-        target = out[tiles[t, 3] - corner[0]] if direct else floats
-        if not _decode_floats(data, tiles, t, num, scaling, code, randoms, values, target):
-            return t
-        if not direct:
-            _place(floats, tiles[t], corner, out)
+        num = _needed(tiles[first], corner[1], out)
+        following += _decode_next(data, tiles, first, num, code, values)
+        if following == first:
+            return first
+        for t in range(first, following):
+            # Whole rows are written where they belong.
+            direct = tiles[t, 5] == 1 and tiles[t, 4] == corner[1]
+            target = out[tiles[t, 3] - corner[0]] if direct else floats
+            _to_floats(values[t - first], num, t, tiles, scaling, code, randoms, target)
+            if not direct:
+                _place(floats, tiles[t], corner, out)
     return -1
 
 
 @kernel
 def read_integers(data: Array, tiles: Array, code: Array, extra: Array, corner: Array, out: Array) -> Whole:
     """As `read_floats`, for integer images: `extra` and `out` are int32."""
-    values = np.empty(_largest(tiles), np.int32)
+    values = _rooms(tiles)[0]
     for t in range(tiles.shape[0]):
         if tiles[t, 7] >= 0:
             _place(extra[tiles[t, 7]], tiles[t], corner, out)
@@ -268,21 +295,27 @@ def read_binned(
 ) -> Whole:
     """`read_floats` and `bin_image` in one pass, for tiles as wide as the image; `shape` is the image's."""
     rows, cols = shape
-    values, floats = np.empty(_largest(tiles), np.int32), np.empty(_largest(tiles), np.float32)
+    values = _rooms(tiles)
+    floats = np.empty(values.shape[1], np.float32)
     sums, counts = np.zeros(cols, np.float64), np.zeros(cols, np.int32)
-    whole = 0
-    for t in range(tiles.shape[0]):
-        source = floats
-        if tiles[t, 7] >= 0:
-            source = extra[tiles[t, 7]]
-        elif not _decode_floats(data, tiles, t, tiles[t, 5] * cols, scaling, code, randoms, values, floats):
-            return t
-        for k in range(tiles[t, 5]):
-            r = tiles[t, 3] + k
-            whole += _add_row(source[k * cols : (k + 1) * cols], masked[r if has_mask else 0], has_mask, sums, counts)
-            if (r + 1) % step == 0 or r + 1 == rows:
-                _finish_row(sums, counts, r % step + 1, whole, step, out[r // step])
-                whole = 0
+    whole = following = 0
+    while following < tiles.shape[0]:
+        first = following
+        stored = tiles[first, 7] >= 0
+        following += 1 if stored else _decode_next(data, tiles, first, tiles[first, 5] * cols, code, values)
+        if following == first:
+            return first
+        for t in range(first, following):
+            source = extra[tiles[t, 7]] if stored else floats
+            if not stored:
+                _to_floats(values[t - first], tiles[t, 5] * cols, t, tiles, scaling, code, randoms, floats)
+            for k in range(tiles[t, 5]):
+                r = tiles[t, 3] + k
+                line = source[k * cols : (k + 1) * cols]
+                whole += _add_row(line, masked[r if has_mask else 0], has_mask, sums, counts)
+                if (r + 1) % step == 0 or r + 1 == rows:
+                    _finish_row(sums, counts, r % step + 1, whole, step, out[r // step])
+                    whole = 0
     return -1
 
 

@@ -148,7 +148,43 @@ def _coded_block(
 
 
 @kernel
-def decode_tile(data: Array, start: Whole, end: Whole, num: Whole, block: Whole, byte_pix: Whole, out: Array) -> bool:  # noqa: C901
+def decode_block(
+    data: Array,
+    place: Whole,
+    end: Whole,
+    word: Any,
+    have: Whole,
+    last: Whole,
+    fs: Whole,
+    raw_bits: Whole,
+    first: Whole,
+    stop: Whole,
+    out: Array,
+) -> Any:
+    """Values first to stop of a block, by its `fs`: all equal (-1), plain (the largest), or in the code."""
+    if fs < 0:
+        for j in range(first, stop):
+            out[j] = np.int32(last)
+    elif fs < _most_low_bits(raw_bits):
+        place, word, have, last = _coded_block(data, place, end, word, have, last, fs, first, stop, out)
+    else:
+        for j in range(first, stop):
+            place, word, have = _refill(data, place, end, word, have)
+            last += _signed(np.int64(word >> np.uint64(64 - raw_bits)))
+            word <<= np.uint64(raw_bits)
+            have -= raw_bits
+            out[j] = np.int32(last)
+    return place, word, have, last
+
+
+@kernel
+def _most_low_bits(raw_bits: Whole) -> Whole:
+    """The `fs` that means plain values."""
+    return 25 if raw_bits == 32 else raw_bits - 2
+
+
+@kernel
+def decode_tile(data: Array, start: Whole, end: Whole, num: Whole, block: Whole, byte_pix: Whole, out: Array) -> bool:
     """Decode the first `num` values of a tile in data[start:end] into `out` (int32).
 
     Args:
@@ -161,7 +197,6 @@ def decode_tile(data: Array, start: Whole, end: Whole, num: Whole, block: Whole,
     """
     raw_bits = 8 * byte_pix
     fs_bits = 5 if byte_pix == 4 else byte_pix + 2
-    fs_max = 25 if byte_pix == 4 else 8 * byte_pix - 2
     if end - start < byte_pix:
         return False
     place, word, have = _refill(data, start, end, np.uint64(0), np.int64(0))
@@ -175,19 +210,8 @@ def decode_tile(data: Array, start: Whole, end: Whole, num: Whole, block: Whole,
         fs = np.int64(word >> np.uint64(64 - fs_bits)) - 1
         word <<= np.uint64(fs_bits)
         have -= fs_bits
-        if fs < 0:
-            for j in range(i, stop):
-                out[j] = np.int32(last)
-        elif fs < fs_max:
-            place, word, have, last = _coded_block(data, place, end, word, have, last, fs, i, stop, out)
-        else:
-            for j in range(i, stop):
-                place, word, have = _refill(data, place, end, word, have)
-                last += _signed(np.int64(word >> np.uint64(64 - raw_bits)))
-                word <<= np.uint64(raw_bits)
-                have -= raw_bits
-                out[j] = np.int32(last)
-        if 8 * place - have > 8 * end or fs > fs_max:
+        place, word, have, last = decode_block(data, place, end, word, have, last, fs, raw_bits, i, stop, out)
+        if 8 * place - have > 8 * end or fs > _most_low_bits(raw_bits):
             return False
         i = stop
     if byte_pix == 1:

@@ -10,7 +10,7 @@ from astropy.io.fits.hdu.compressed._compression import compress_rice_1_c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcqa.pixels import decoder, rice
+from hpcqa.pixels import decoder, lanes, rice, ricelanes
 
 FAST = settings(max_examples=80, deadline=None)
 
@@ -86,6 +86,59 @@ def test_noise_is_decoded_or_refused(noise, num, byte_pix):
     out = np.full(num + 8, 77, np.int32)
     rice.decode_tile(data, 0, len(noise), num, 32, byte_pix, out)
     assert (out[num:] == 77).all(), "written behind the end"
+
+
+def side_by_side(packed, num, block):
+    """Tiles decoded together, and one by one: whether whole, and the values."""
+    starts = np.cumsum([0, *map(len, packed)])[:-1]
+    ends = starts + [len(tile) for tile in packed]
+    data = np.frombuffer(b"".join(packed) + bytes(rice.PADDING), np.uint8)
+    together, alone = np.full((2, lanes.NUM, num), 77, np.int32)
+    good = ricelanes.decode_tiles(data, starts, ends, num, block, together)
+    each = [rice.decode_tile(data, starts[k], ends[k], num, block, 4, alone[k]) for k in range(lanes.NUM)]
+    return good, all(each), together, alone
+
+
+@FAST
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num=st.integers(1, 200),
+    bits=st.lists(st.integers(0, 31), min_size=lanes.NUM, max_size=lanes.NUM),
+    spikes=st.sampled_from([0.0, 0.02, 0.5]),
+    block=st.sampled_from([1, 5, 16, 32]),
+)
+def test_tiles_side_by_side_are_decoded_as_alone(seed, num, bits, spikes, block):
+    """Every lane has another spread, from none (no codes) to 31 bits (plain values)."""
+    rng = np.random.default_rng(seed)
+    packed = []
+    for most in bits:
+        values = rng.integers(-(2**most), 2**most, num) if most else np.full(num, rng.integers(-9, 9))
+        values = np.where(rng.random(num) < spikes, rng.integers(-(2**31), 2**31, num), values)
+        packed.append(encode(values.astype(np.int32), block, 4))
+    good, each, together, alone = side_by_side(packed, num, block)
+    assert good
+    assert each
+    assert np.array_equal(together, alone)
+
+
+@FAST
+@given(seed=st.integers(0, 2**32 - 1), num=st.integers(1, 120), damage=st.sampled_from(["cut", "flipped", "noise"]))
+def test_damage_to_tiles_side_by_side_is_told_as_alone(seed, num, damage):
+    rng = np.random.default_rng(seed)
+    packed = [encode(rng.integers(-500, 500, num).astype(np.int32), 32, 4) for _ in range(lanes.NUM)]
+    victim = int(rng.integers(lanes.NUM))
+    tile = np.frombuffer(packed[victim], np.uint8).copy()
+    if damage == "cut":
+        tile = tile[: rng.integers(4, len(tile) + 1)]
+    elif damage == "flipped":
+        tile[rng.integers(len(tile))] ^= np.uint8(1 << rng.integers(8))
+    else:
+        tile = rng.integers(0, 256, len(tile)).astype(np.uint8)
+    packed[victim] = tile.tobytes()
+    good, each, together, alone = side_by_side(packed, num, 32)
+    assert good == each
+    if good:
+        assert np.array_equal(together, alone)
 
 
 def test_zeros_without_end_take_no_time():
