@@ -5,7 +5,9 @@
 `spread` is what no method can shorten: independent Gaussian features. `decaying` has a spectrum like that of
 embeddings (variances falling as 1/i^2; measured ones fall faster). Prints queries per second and recall; each figure is
 the median of several rounds, in which all take their turn. `ms CPU` is the processor time of a query, which other work
-on the machine changes little. The approximate index (classify.index=faiss) is listed for comparison.
+on the machine changes little. The approximate index (classify.index=faiss) is listed for comparison. The first lines
+say which kernels the libraries run: a variable like OPENBLAS_CORETYPE, set to work around an old processor's trouble,
+slows some peers and not others; it must be unset, or fit the processor, for figures that mean something.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from hpcqa.qa import approximate, knn
+from hpcqa.qa import approximate, knn, products
 
 K = 10
 SHAPES = ("100000x64", "100000x256", "100000x768", "1000000x64")
@@ -115,8 +117,12 @@ def main() -> None:
     if importlib.util.find_spec("sklearn"):
         peers["sklearn brute"] = of_sklearn
     if importlib.util.find_spec("faiss"):
+        importlib.import_module("faiss")
         peers |= {"faiss flat": of_faiss, "faiss approximate": of_approximate}
-    print(f"bf16 products on this processor: {'yes' if knn.multiplies_bf16('cpu') else 'no'}")
+    for library in threadpool_info():
+        if library["user_api"] == "blas":
+            print(f"{Path(library['filepath']).name}: {library['internal_api']} for {library['architecture']}")
+    print(f"bf16 products on this processor: {'yes' if products.multiplies_bf16('cpu') else 'no'}")
     print(f"{'shape':>12} {'data':>9} {'':18} {'queries/s':>10} {'ms CPU':>8} {'recall':>8}")
     found = []
     with threadpool_limits(options.threads):

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcqa.qa import knn
+from hpcqa.qa import knn, products
 
 
 def brute(queries: np.ndarray, references: np.ndarray, k: int, exclude: np.ndarray | None = None):
@@ -56,6 +57,7 @@ def test_ties_go_to_the_smaller_row(seed: int, rows: int, k: int) -> None:
 
 
 def test_many_duplicates_are_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "MOST_SPARE", 10)
     references = np.zeros((400, 3), "f4")
     references[:, 0] = np.repeat(np.arange(20), 20)
     searched = []
@@ -70,15 +72,15 @@ def test_the_grouping_of_queries_and_references_does_not_show(monkeypatch: pytes
     rng = np.random.default_rng(2)
     references, queries = rng.normal(size=(1500, 20)).astype("f4"), rng.normal(size=(70, 20)).astype("f4")
     whole = knn.nearest(queries, references, 6)
-    monkeypatch.setattr(knn, "QUERY_ROWS", 16)
-    monkeypatch.setattr(knn, "REFERENCE_ROWS", 100)
+    monkeypatch.setattr(products, "QUERY_ROWS", 16)
+    monkeypatch.setattr(products, "REFERENCE_ROWS", 100)
     parts = [knn.nearest(queries[start : start + 9], references, 6) for start in range(0, 70, 9)]
     assert np.array_equal(whole.index, np.concatenate([part.index for part in parts]))
     assert np.array_equal(whole.distance, np.concatenate([part.distance for part in parts]))
 
 
 def test_excluded_ranges_are_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knn, "REFERENCE_ROWS", 64)
+    monkeypatch.setattr(products, "REFERENCE_ROWS", 64)
     rng = np.random.default_rng(3)
     references = rng.normal(size=(300, 5)).astype("f4")
     start = np.sort(rng.integers(0, 250, 40))
@@ -118,7 +120,7 @@ def embeddings(rows: int, width: int, seed: int = 4) -> np.ndarray:
 def test_every_way_finds_the_same(precision: str, leading: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knn, "LEADING_ROWS", 100)
     monkeypatch.setattr(knn, "FEW_QUERIES", 10)
-    monkeypatch.setattr(knn, "REFERENCE_ROWS", 512)
+    monkeypatch.setattr(products, "REFERENCE_ROWS", 512)
     references = embeddings(1700, 260)
     queries = np.concatenate([references[:20], embeddings(40, 260, seed=5)])
     start = np.arange(len(queries))
@@ -129,16 +131,18 @@ def test_every_way_finds_the_same(precision: str, leading: bool, monkeypatch: py
     assert np.array_equal(found.distance, distance)
 
 
-def test_leading_components_never_overestimate() -> None:
-    references = embeddings(600, 300)
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
+def test_leading_components_never_overestimate(scale: float) -> None:
+    references = embeddings(600, 300) * np.float32(scale)
     leading = knn._Leading.fit(references, references.mean(axis=0))
     assert leading is not None
     short = leading.apply(references).astype(np.float64)
     assert short.shape == (600, knn.LEADING + 1)
-    less = np.square(short[:, None] - short[None, :50]).sum(2)
-    full = np.square(references[:, None].astype(np.float64) - references[None, :50]).sum(2)
-    assert np.all(less <= full + 1e-4 * full.max())
-    assert np.median(less / np.maximum(full, 1e-9)) > 0.9
+    less = np.sqrt(np.square(short[:, None] - short[None, :50]).sum(2))
+    full = np.sqrt(np.square(references[:, None].astype(np.float64) - references[None, :50]).sum(2))
+    length = np.sqrt(np.square(short).sum(1))
+    assert np.all(less <= full + leading.error * (length[:, None] + length[None, :50]))
+    assert np.median(less / np.maximum(full, 1e-9 * scale)) > 0.9
 
 
 def test_without_leading_components_none_are_used() -> None:
@@ -146,18 +150,48 @@ def test_without_leading_components_none_are_used() -> None:
     assert knn._Leading.fit(spread, spread.mean(axis=0)) is None
 
 
+def stages_used(monkeypatch: pytest.MonkeyPatch) -> list[knn._Stage]:
+    """What later searches go through."""
+    used = []
+    by = knn._Search.by
+    monkeypatch.setattr(knn._Search, "by", lambda self, stage: used.append(stage) or by(self, stage))
+    return used
+
+
 def test_a_stage_that_leaves_most_open_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Distances that bfloat16 cannot tell apart."""
     rng = np.random.default_rng(6)
     references = (rng.normal(size=(1, 16)) + 1e-3 * rng.normal(size=(900, 16))).astype("f4")
-    references[0] += 100.0
-    monkeypatch.setattr(knn, "QUERY_ROWS", 8)
-    stages = []
-    made = knn._stages
-    monkeypatch.setattr(knn, "_stages", lambda *args, **more: stages.append(made(*args, **more)) or stages[0])
-    found = knn.nearest(references[1:41], references, 3, precision="bf16")
-    assert len(stages[0]) == 1
-    assert np.array_equal(found.index, brute(references[1:41], references, 3)[1])
+    references[:100] += 100.0
+    used = stages_used(monkeypatch)
+    found = knn.nearest(references[101:141], references, 3, precision="bf16")
+    assert {stage.products.dtype for stage in used} == {torch.float32}
+    assert np.array_equal(found.index, brute(references[101:141], references, 3)[1])
+
+
+def test_a_few_queries_tell_how_many_candidates_a_stage_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = np.random.default_rng(9).normal(size=(3000, 128)).astype("f4")
+    used = stages_used(monkeypatch)
+    found = knn.nearest(spread[:60], spread, 5, precision="bf16")
+    assert used[0].products.dtype == torch.bfloat16
+    assert knn.SPARE <= used[0].spare < 40
+    assert np.array_equal(found.index, brute(spread[:60], spread, 5)[1])
+
+
+def test_threads_share_the_queries_and_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "QUERY_ROWS", 8)
+    references = embeddings(900, 30)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(knn.nearest(references[:100], references, 4, precision="bf16"))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(results[0].index, results[1].index)
+    assert np.array_equal(results[0].distance, results[1].distance)
 
 
 def test_the_search_of_other_devices_finds_the_same() -> None:
@@ -178,7 +212,7 @@ def test_cosine_is_euclidean_between_rows_of_unit_length(
 ) -> None:
     monkeypatch.setattr(knn, "LEADING_ROWS", 100)
     monkeypatch.setattr(knn, "FEW_QUERIES", 10)
-    monkeypatch.setattr(knn, "REFERENCE_ROWS", 512)
+    monkeypatch.setattr(products, "REFERENCE_ROWS", 512)
     rng = np.random.default_rng(7)
     references = embeddings(1700, 260) * 10.0 ** rng.uniform(-3, 3, (1700, 1))
     queries = np.concatenate([references[:20] * 3, embeddings(40, 260, seed=5)])
