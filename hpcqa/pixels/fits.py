@@ -156,8 +156,8 @@ class ExposureFile:
     def _plain(self, hdu: ImageHdu, region: Region) -> NDArray[Any]:
         kind = np.dtype(_PLAIN_KINDS[hdu.header.integer("BITPIX", 0)])
         line = hdu.shape[1] * kind.itemsize
-        raw = self._source.read(hdu.data_offset + region.row0 * line, (region.row1 - region.row0) * line)
-        return np.frombuffer(raw, kind).reshape(-1, hdu.shape[1])[:, region.col0 : region.col1]
+        raw = self._source.read_padded(hdu.data_offset + region.row0 * line, (region.row1 - region.row0) * line, 0)
+        return raw.view(kind).reshape(-1, hdu.shape[1])[:, region.col0 : region.col1]
 
     def _other(self, hdu: ImageHdu) -> NDArray[Any]:
         raw = self._source.read(hdu.header_offset, hdu.data_offset + hdu.data_size - hdu.header_offset)
@@ -229,6 +229,8 @@ class _Job:
     @classmethod
     def prepare(cls, source: ByteSource, hdu: ImageHdu, region: Region) -> _Job | None:
         """Read what the rectangle needs; None if our decoder can't have it."""
+        from hpcqa.pixels import rice
+
         where = f"{source.path}[{hdu.index}]"
         if not hdu.compressed:
             return None
@@ -246,8 +248,8 @@ class _Job:
         if not layout.ours:
             return None
         base, end = int(table.starts.min()), int((table.starts + table.sizes).max())
-        raw = source.read(hdu.data_offset + layout.heap + base, end - base)
-        return cls(where, layout, table, _pad(raw), base)
+        data = source.read_padded(hdu.data_offset + layout.heap + base, end - base, rice.PADDING)
+        return cls(where, layout, table, data, base)
 
     def run(self, kernel: str, *arguments: Any) -> None:
         """Call a function of decoder.py on the tiles."""
@@ -286,14 +288,6 @@ class _Job:
                 extra[place, : values.size] = values
             places[t] = place
         return extra, places
-
-
-def _pad(raw: bytes) -> NDArray[np.uint8]:
-    """The bytes with zeros behind them, so that the decoder may read whole words."""
-    data = np.empty(len(raw) + 8, np.uint8)
-    data[: len(raw)] = np.frombuffer(raw, np.uint8)
-    data[len(raw) :] = 0
-    return data
 
 
 def _is_plain(header: Header) -> bool:

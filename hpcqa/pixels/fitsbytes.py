@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import stat
 import threading
 import time
@@ -11,15 +12,21 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hpcqa.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # No such file; not a folder on the way to it; removed from its server (NFS) while it was open.
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 _GZIP_MAGIC = b"\x1f\x8b"
 # A gzipped file is unpacked in memory; more than this is no image that a worker could hold.
 _MAX_UNPACKED = 2 << 30
+_AT_ONCE = 1 << 30  # bytes; the system's calls take 2 GiB at most
 
 
 class FileMissing(DataError):
@@ -59,7 +66,9 @@ class ByteSource:
             self.size = self._state[0]
             if self.size == 0:
                 raise DataError(f"{path}: the file is empty; fetch it again.")
-            if self._pread(0, 2) == _GZIP_MAGIC:
+            start = np.zeros(2, np.uint8)
+            self._pread(0, start)
+            if start.tobytes() == _GZIP_MAGIC:
                 self._unpacked = self._patiently(self._unpack)
                 self.size = len(self._unpacked)
         except BaseException:
@@ -87,14 +96,19 @@ class ByteSource:
             NoAnswer: the file system did not answer in time.
             DataError: the file ends before, or can't be read.
         """
+        return self.read_padded(offset, size, 0).tobytes()
+
+    def read_padded(self, offset: int, size: int, padding: int) -> NDArray[np.uint8]:
+        """As `read`, an array with `padding` zeros behind the bytes."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise DataError(
                 f"{self.path}: truncated: bytes {offset} to {offset + size} are needed, the file has {self.size}."
             )
+        found = np.empty(size + padding, np.uint8)
+        found[size:] = 0
         if self._unpacked is not None:
-            return self._unpacked[offset : offset + size]
-        found = self._pread(offset, size)
-        if len(found) != size or self._identity() != self._state:
+            found[:size] = np.frombuffer(self._unpacked, np.uint8, size, offset)
+        elif self._pread(offset, found[:size]) != size or self._identity() != self._state:
             raise FileChanged(f"{self.path}: the file changed while it was being read; try again when it is complete.")
         return found
 
@@ -122,24 +136,27 @@ class ByteSource:
             raise DataError(f"{self.path}: is not a plain file.")
         return state.st_size, state.st_mtime_ns, state.st_ino
 
-    def _pread(self, offset: int, size: int) -> bytes:
-        result: bytes = self._patiently(lambda: self._pread_now(offset, size))
-        return result
+    def _pread(self, offset: int, target: NDArray[np.uint8]) -> int:
+        size: int = self._patiently(lambda: self._pread_now(offset, target))
+        return size
 
-    def _pread_now(self, offset: int, size: int) -> bytes:
-        parts = []
+    def _pread_now(self, offset: int, target: NDArray[np.uint8]) -> int:
+        """Fill an array with the bytes from `offset` on; how many there are."""
+        done = 0
         try:
-            while size > 0 and (part := os.pread(self._file, min(size, 1 << 30), offset)):
-                parts.append(part)
-                offset, size = offset + len(part), size - len(part)
+            while done < target.size and (
+                more := os.preadv(self._file, [target[done : done + _AT_ONCE]], offset + done)
+            ):
+                done += more
         except OSError as problem:
             raise self._refused(problem, "read") from problem
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return done
 
     def _unpack(self) -> bytes:
-        packed = self._pread_now(0, self.size)
+        packed = np.empty(self.size, np.uint8)
+        size = self._pread_now(0, packed)
         try:
-            return gunzip(packed, _MAX_UNPACKED)
+            return gunzip(packed[:size].tobytes(), _MAX_UNPACKED)
         except ValueError as problem:
             raise DataError(f"{self.path}: damaged gzip file: {problem}.") from problem
 
@@ -147,25 +164,61 @@ class ByteSource:
         """Do `work`, in a thread of its own if there is a time-out: a hung file system can't be interrupted."""
         if self._patience is None:
             return work()
-        box: list[Any] = []
-        worker = threading.Thread(target=_keep, args=(work, box), daemon=True, name="fits-read")
         asked = time.monotonic()
-        worker.start()
-        worker.join(max(0.0, self._patience))
-        self._patience -= time.monotonic() - asked
-        if worker.is_alive():
+        try:
+            answer, problem = _ask(work, max(0.0, self._patience))
+        except queue.Empty:
             self._stuck = True
-            raise NoAnswer(f"{self.path}: no answer from the file system within {self._timeout:g} s.")
-        if isinstance(box[0], BaseException):
-            raise box[0]
-        return box[0]
+            raise NoAnswer(f"{self.path}: no answer from the file system within {self._timeout:g} s.") from None
+        finally:
+            self._patience -= time.monotonic() - asked
+        if problem is not None:
+            raise problem
+        return answer
 
 
-def _keep(work: Callable[[], Any], box: list[Any]) -> None:
+class _Reader(threading.Thread):
+    """A thread that does one piece of work after the other, for whoever waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True, name="fits-read")
+        self.work: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self.done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        while (work := self.work.get()) is not None:
+            try:
+                self.done.put((work(), None))
+            except BaseException as problem:  # noqa: BLE001 - handed to the thread that waits for it
+                self.done.put((None, problem))
+            del work
+
+
+# Readers with nothing to do: starting a thread for every read would cost more than most reads.
+_idle: list[_Reader] = []
+os.register_at_fork(after_in_child=_idle.clear)
+
+
+def _ask(work: Callable[[], Any], timeout: float) -> tuple[Any, BaseException | None]:
+    """What a reader's work gave, or raised.
+
+    Raises:
+        queue.Empty: nothing within `timeout` seconds.
+    """
     try:
-        box.append(work())
-    except BaseException as problem:  # noqa: BLE001 - handed to the thread that waits for it
-        box.append(problem)
+        reader = _idle.pop()
+    except IndexError:
+        reader = _Reader()
+    reader.work.put(work)
+    try:
+        answer = reader.done.get(timeout=timeout)
+    except queue.Empty:
+        # Should it ever come back, it ends.
+        reader.work.put(None)
+        raise
+    _idle.append(reader)
+    return answer
 
 
 def gunzip(packed: bytes, limit: int) -> bytes:

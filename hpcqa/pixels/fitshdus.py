@@ -89,16 +89,15 @@ def _is_filling(source: ByteSource, offset: int) -> bool:
 
 def _read_header(source: ByteSource, offset: int, index: int) -> tuple[Header, int]:
     """A header and where its data begins."""
-    magic = source.read(offset, min(9, source.size - offset))
-    if not magic.startswith(b"SIMPLE  =" if index == 0 else b"XTENSION="):
-        what = "not a FITS file" if index == 0 else "damaged: no FITS header where one should begin"
-        raise DataError(f"{source.path}[{index}]: {what}; fetch it again.")
     raw, searched = b"", 0
     while True:
         more = min(max(FIRST_LOOK, len(raw)), source.size - offset - len(raw))
         if more <= 0 or len(raw) > _MAX_HEADER:
             raise DataError(f"{source.path}[{index}]: truncated or damaged: its header has no END; fetch it again.")
         raw += source.read(offset + len(raw), more)
+        if not raw.startswith(b"SIMPLE  =" if index == 0 else b"XTENSION="):
+            what = "not a FITS file" if index == 0 else "damaged: no FITS header where one should begin"
+            raise DataError(f"{source.path}[{index}]: {what}; fetch it again.")
         end = end_of_header(raw, searched)
         if end >= 0:
             return Header(raw[:end]), offset + padded(end + CARD)

@@ -208,7 +208,7 @@ def test_a_file_that_its_server_forgets_is_missing(exposure_path, monkeypatch, n
         raise OSError(number, os.strerror(number))
 
     with open_exposure(exposure_path) as exposure:
-        monkeypatch.setattr(fitsbytes.os, "pread", forgotten)
+        monkeypatch.setattr(fitsbytes.os, "preadv", forgotten)
         with pytest.raises(fitsbytes.FileMissing, match="can't be read"):
             exposure.read(exposure.images[0])
 
@@ -218,7 +218,7 @@ def test_what_cannot_be_read_is_not_missing(exposure_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     with open_exposure(exposure_path) as exposure:
-        monkeypatch.setattr(fitsbytes.os, "pread", broken)
+        monkeypatch.setattr(fitsbytes.os, "preadv", broken)
         with pytest.raises(DataError, match="Input/output error") as caught:
             exposure.read(exposure.images[0])
     assert caught.type is DataError
@@ -235,7 +235,7 @@ def test_opening_that_hangs_is_given_up(exposure_path, monkeypatch):
 def test_a_read_that_hangs_is_given_up(exposure_path, monkeypatch):
     release = threading.Event()
     with open_exposure(exposure_path, timeout=0.3) as exposure:
-        monkeypatch.setattr(fitsbytes.os, "pread", lambda *_: release.wait(20) and b"")
+        monkeypatch.setattr(fitsbytes.os, "preadv", lambda *_: release.wait(20) and 0)
         with pytest.raises(fitsbytes.NoAnswer, match=r"no answer from the file system within 0\.3 s"):
             exposure.read(exposure.images[0])
         release.set()

@@ -229,10 +229,10 @@ def test_a_read_that_hangs_is_given_up(survey, monkeypatch):
 
     original = ByteSource._pread_now
 
-    def hang(self, offset, size):
+    def hang(self, offset, target):
         if self.path == survey.images[1002]:
             time.sleep(3)
-        return original(self, offset, size)
+        return original(self, offset, target)
 
     monkeypatch.setattr(ByteSource, "_pread_now", hang)
     started = time.monotonic()
@@ -250,10 +250,10 @@ def test_a_mask_that_hangs_costs_no_image(survey, monkeypatch):
     mask.write_bytes(survey.images[1000].read_bytes())
     original = ByteSource._pread_now
 
-    def hang(self, offset, size):
+    def hang(self, offset, target):
         if self.path == mask:
             time.sleep(2)
-        return original(self, offset, size)
+        return original(self, offset, target)
 
     monkeypatch.setattr(ByteSource, "_pread_now", hang)
     run(survey, read_timeout=1.0)
