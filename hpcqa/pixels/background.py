@@ -11,7 +11,7 @@ import numpy as np
 
 from hpcqa.pixels.kernels import fast_kernel, kernel
 from hpcqa.pixels.scan import Scan, add_binned
-from hpcqa.pixels.sky import clipped
+from hpcqa.pixels.sky import clipped, clipped_level
 
 MESH = 32  # working pixels along a side of a cell of the local background
 SOURCE_SIGMA = 3.0
@@ -197,8 +197,8 @@ class Sources:
 def _lower_sigma(smooth: np.ndarray, count: np.ndarray, enough: int) -> float:
     """Noise of the smoothed image from what lies below its clipped median, where no star is; 0 unknown."""
     some = (slice(1, None, 4), slice(2, None, 4)) if smooth.size > 1 << 16 else (slice(None), slice(None))
-    ordered = np.sort(smooth[some][count[some] >= enough])
-    return float(clipped(ordered, len(ordered))[1]) if len(ordered) >= 8 else 0.0
+    values = smooth[some][count[some] >= enough]
+    return float(clipped_level(values)[1]) if len(values) >= 8 else 0.0
 
 
 @kernel

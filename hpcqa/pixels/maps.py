@@ -11,9 +11,10 @@ import numpy as np
 
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.kernels import fast_kernel, kernel
+from hpcqa.pixels.medians import known_median
 from hpcqa.pixels.profiles import CHUNKS, extent, reference_level, thinned
 from hpcqa.pixels.scan import Scan
-from hpcqa.pixels.sky import MAD, known_median
+from hpcqa.pixels.sky import MAD
 
 ENOUGH_OF_EDGE = 0.2  # share of a piece of an edge that must be free of sources
 

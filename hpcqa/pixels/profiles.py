@@ -16,8 +16,9 @@ from hpcqa.instruments.base import Region
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
 from hpcqa.pixels.kernels import fast_kernel, kernel
+from hpcqa.pixels.medians import known_median
 from hpcqa.pixels.scan import Scan
-from hpcqa.pixels.sky import MAD, Sky, known_median, sky
+from hpcqa.pixels.sky import MAD, Sky, sky
 
 STRIP = 16  # working pixels on each side of an amplifier boundary
 CHUNKS = 8  # pieces that a step or an edge is measured in; their median counts
