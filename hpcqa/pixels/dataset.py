@@ -20,7 +20,7 @@ from hpcqa.artifacts.catalog import CALIBRATION, SHARD
 from hpcqa.config import Config
 from hpcqa.errors import DataError
 from hpcqa.pixels.focal import FocalPlane, focal_plane
-from hpcqa.pixels.handles import Handles, Piece
+from hpcqa.pixels.handles import Handles, Stretches, changes
 from hpcqa.pixels.order import BLOCK
 from hpcqa.pixels.shardindex import ARRAYS, open_index
 
@@ -28,7 +28,6 @@ VIEWS = ("context", "background", "detail")
 _BEHIND = {"context": ("context",), "background": ("background", "background_noise"), "detail": ("detail",)}
 _EXPOSURES_AT_ONCE = 64
 _READERS = 4  # threads: enough to hide a file system's latency
-_SMALL_ROW = 4096  # bytes; smaller rows are read together and sorted in memory
 
 
 class ShardSet:
@@ -154,12 +153,9 @@ class ShardSet:
             if name in self._cache or self._has_room(name):
                 continue
             shards, edges = self._runs(rows, gap=BLOCK)
-            first, last = rows[edges[:-1]], rows[np.array(edges[1:], np.int64) - 1]
-            lengths = (last - first + 1) * size
-            asked = zip(shards.tolist(), self._bytes_at(name, shards, first).tolist(), lengths.tolist(), strict=True)
+            first, last = rows[edges[:-1]], rows[edges[1:] - 1]
             with contextlib.suppress(DataError):
-                for shard, offset, length in asked:
-                    self._handles.will_need(shard, offset, length)
+                self._handles.will_need(shards, self._bytes_at(name, shards, first), (last - first + 1) * size)
 
     def _fetch(self, name: str, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows, np.int64)
@@ -188,49 +184,40 @@ class ShardSet:
         inside = (rows - self._starts[shards]) * self._row_bytes(name)
         return np.asarray(self._offsets[shards, ARRAYS.index(name)] + inside)
 
-    def _runs(self, rows: np.ndarray, gap: int = 1) -> tuple[np.ndarray, list[int]]:
-        """Stretches of sorted, distinct rows no further apart in one file: its number; where each begins and ends."""
+    def _runs(self, rows: np.ndarray, gap: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Stretches of sorted, distinct rows no further apart in one file: its number, (R,); their edges, (R + 1,)."""
         if not len(rows):
-            return np.empty(0, np.int64), [0]
+            return np.empty(0, np.int64), np.zeros(1, np.int64)
         shard = np.searchsorted(self._starts, rows, side="right") - 1
-        breaks = np.flatnonzero((np.diff(rows) > gap) | (np.diff(shard) != 0)) + 1
-        edges = [0, *breaks.tolist(), len(rows)]
-        return shard[edges[:-1]], edges
+        is_new = changes(shard)
+        is_new[1:] |= rows[1:] - rows[:-1] > gap
+        first = np.flatnonzero(is_new)
+        return shard[first], np.append(first, len(rows))
 
     def _read(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Rows of a dataset, in any order, repeats allowed."""
-        distinct, first, back = np.unique(rows, return_index=True, return_inverse=True)
-        is_sorted = len(distinct) == len(rows) and np.array_equal(distinct, rows)
-        if self._row_bytes(name) < _SMALL_ROW and not is_sorted:
-            return np.asarray(self._read_sorted(name, distinct, np.arange(len(distinct)), len(distinct))[back])
-        out = self._read_sorted(name, distinct, first, len(rows))
-        if len(distinct) < len(rows):
-            repeats = np.setdiff1d(np.arange(len(rows)), first)
-            out[repeats] = out[first[back[repeats]]]
-        return out
-
-    def _read_sorted(self, name: str, rows: np.ndarray, places: np.ndarray, length: int) -> np.ndarray:
-        """Sorted, distinct rows into their places of a new array of some length."""
-        out = np.empty((length, *self._shapes[name]), SHARD.column(name).dtype)
-        size = self._row_bytes(name)
+        out = np.empty((len(rows), *self._shapes[name]), SHARD.column(name).dtype)
         if not out.size:
             return out
-        flat = out.reshape(-1).view(np.uint8).data
-        shards, edges = self._runs(rows)
-        spots = places.tolist()
-        # Neighbours in the file that are neighbours in the batch too share one buffer.
-        steps = np.concatenate([[0], np.cumsum(np.diff(places) != 1)]).tolist()
-        pieces = []
-        for shard, offset, start, stop in zip(
-            shards.tolist(), self._bytes_at(name, shards, rows[edges[:-1]]).tolist(), edges[:-1], edges[1:], strict=True
-        ):
-            if steps[start] == steps[stop - 1]:
-                into = [flat[spots[start] * size : (spots[stop - 1] + 1) * size]]
-            else:
-                into = [flat[spot * size : (spot + 1) * size] for spot in spots[start:stop]]
-            pieces.append(Piece(shard, offset, (stop - start) * size, into))
-        self._handles.read(pieces)
+        places = np.argsort(rows, kind="stable")
+        ordered = rows[places]
+        is_first = changes(ordered)
+        self._handles.read(self._stretches(name, ordered[is_first], places[is_first]), out.reshape(-1).view(np.uint8))
+        if not is_first.all():
+            out[places] = out[places[is_first]][np.cumsum(is_first) - 1]
         return out
+
+    def _stretches(self, name: str, rows: np.ndarray, places: np.ndarray) -> Stretches:
+        """Where the bytes of sorted, distinct rows are, and where they go: each row into its place."""
+        size = self._row_bytes(name)
+        shards, edges = self._runs(rows)
+        # Neighbours in the file that are neighbours in the batch too are one part.
+        is_new = changes(places, 1)
+        is_new[edges[:-1]] = True
+        parts = np.flatnonzero(is_new)
+        lengths = (np.append(parts[1:], len(rows)) - parts) * size
+        first = np.searchsorted(parts, edges)
+        return Stretches(shards, self._bytes_at(name, shards, rows[edges[:-1]]), first, places[parts] * size, lengths)
 
 
 class _Members:

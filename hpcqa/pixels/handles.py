@@ -1,7 +1,8 @@
-"""Reading pieces of many files with few open handles: the least recently used are closed first.
+"""Reading stretches of many files with few open handles: the least recently used are closed first.
 
 Nothing is open after construction; handles and threads are made on first use in each process, so that a reader can be
-forked, spawned and pickled.
+forked, spawned and pickled. The reads themselves are one compiled loop around preadv: at 8 KiB a row, Python's part of
+a read would cost more than the system's.
 """
 
 from __future__ import annotations
@@ -9,32 +10,49 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from numba import types
 
 from hpcqa.errors import DataError
+from hpcqa.pixels.kernels import kernel
 from hpcqa.pixels.shardindex import state_of
 
-_BUFFERS = 512  # of one read; systems allow 1,024
-_WORTH_A_THREAD = 1 << 15  # bytes of a piece; for smaller ones a thread costs more than it hides
+_VECTORS = 512  # parts of one read; systems allow 1,024
+_WORTH_THREADS = 1 << 22  # bytes; for fewer, threads cost more than they hide
+_MANY_NEW = 64  # files to open; on a parallel file system each costs a round trip
+
+_preadv = types.ExternalFunction("preadv", types.intp(types.int32, types.uintp, types.int32, types.int64))
 
 
-class Piece(NamedTuple):
-    """`size` bytes of a file, from `offset` on, for some buffers one after another."""
+@dataclass(frozen=True)
+class Stretches:
+    """Stretches of files, sorted by file, and the parts of a flat array that their bytes go into.
 
-    file: int
-    offset: int
-    size: int
-    into: Sequence[memoryview]
+    Attributes:
+        file, offset: (R,) int64, number of the file and where the stretch begins in it.
+        first: (R + 1,) int64, the first part of each stretch, and one past the last.
+        begin, length: (P,) int64, of each part, in bytes.
+    """
+
+    file: np.ndarray
+    offset: np.ndarray
+    first: np.ndarray
+    begin: np.ndarray
+    length: np.ndarray
+
+    def __getitem__(self, where: slice) -> Stretches:
+        first = self.first[where.start : where.stop + 1]
+        return Stretches(self.file[where], self.offset[where], first, self.begin, self.length)
 
 
 class Handles:
-    """Files that are read by several threads through at most so many handles (and one more for each thread)."""
+    """Files that are read by several threads through at most so many handles."""
 
     def __init__(self, paths: Sequence[Path], states: np.ndarray, most: int, threads: int) -> None:
         """Open nothing yet.
@@ -44,12 +62,13 @@ class Handles:
             most: handles that stay open.
             threads: that read together.
         """
-        self.paths, self.states, self.most, self.threads = list(paths), states, most, threads
+        self.paths, self.states, self.most, self.threads = list(paths), states.tolist(), most, threads
         self._forget()
 
     def _forget(self) -> None:
-        self._open: OrderedDict[int, int] = OrderedDict()
-        self._users: dict[int, int] = {}
+        self._descriptor = np.full(len(self.paths), -1, np.int32)
+        self._used = np.zeros(len(self.paths), np.int64)
+        self._turn = 0
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._process = os.getpid()
@@ -61,112 +80,176 @@ class Handles:
         self.__dict__.update(state)
         self._forget()
 
-    def read(self, pieces: Sequence[Piece]) -> None:
-        """Fill the buffers of some pieces.
+    def read(self, stretches: Stretches, out: np.ndarray) -> None:
+        """Fill parts of `out`, uint8 (n,), from some files; one call at a time, which uses several threads itself.
 
         Raises:
-            DataError: a file is gone, shorter than it was, or another one by now.
+            DataError: a file is gone, unreadable, shorter than it was, or another one by now.
         """
+
+        def work(part: Stretches) -> None:
+            self._open(part.file)
+            self._fill(part, out)
+
+        with self._mine():
+            for group in self._groups(stretches):
+                size = int(group.length[group.first[0] : group.first[-1]].sum())
+                self._share(group, work, self._make_room(group.file) >= _MANY_NEW or size >= _WORTH_THREADS)
+
+    def will_need(self, file: np.ndarray, offset: np.ndarray, size: np.ndarray) -> None:
+        """Ask the system to have some stretches ready, (R,) each, sorted by file; nothing happens where it can't.
+
+        Raises:
+            DataError: as `read`.
+        """
+        if not hasattr(os, "posix_fadvise"):
+            return
+
+        def work(part: Stretches) -> None:
+            self._open(part.file)
+            descriptors = self._descriptor[part.file].tolist()
+            for one in zip(descriptors, part.offset.tolist(), part.length[part.first[:-1]].tolist(), strict=True):
+                os.posix_fadvise(*one, os.POSIX_FADV_WILLNEED)
+
+        with self._mine():
+            places = np.arange(len(file) + 1)
+            for group in self._groups(Stretches(file, offset, places, places[:-1], size)):
+                self._share(group, work, self._make_room(group.file) >= _MANY_NEW)
+
+    # Handles: only called by the one who holds the lock
+
+    def _mine(self) -> threading.Lock:
         if self._process != os.getpid():
             self._forget()
-        size = sum(piece.size for piece in pieces)
-        if self.threads < 2 or len(pieces) < 2 or size < _WORTH_A_THREAD * len(pieces):
-            self._read_some(pieces)
+        return self._lock
+
+    def _groups(self, stretches: Stretches) -> Iterator[Stretches]:
+        """As many stretches at a time as there may be open files."""
+        new = np.flatnonzero(changes(stretches.file))
+        if len(new) <= self.most:
+            yield stretches
             return
-        with self._lock:
-            self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="reader")
-        # Each thread takes a stretch, so that a file is read in its order.
-        edges = np.linspace(0, len(pieces), self.threads + 1).astype(int)
-        parts = [pieces[a:b] for a, b in itertools.pairwise(edges.tolist())]
-        for _ in self._pool.map(self._read_some, parts):
-            pass
+        for start, stop in itertools.pairwise([*new[:: self.most].tolist(), len(stretches.file)]):
+            yield stretches[start:stop]
 
-    def will_need(self, file: int, offset: int, size: int) -> None:
-        """Ask the system to have these bytes ready; nothing happens where it can't."""
-        if hasattr(os, "posix_fadvise"):
-            if self._process != os.getpid():
-                self._forget()
-            descriptor = self._take(file)
-            try:
-                os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
-            finally:
-                self._leave(file)
+    def _make_room(self, files: np.ndarray) -> int:
+        """Close the handles that were not used for longest; how many of these files are not open."""
+        self._turn += 1
+        self._used[files] = self._turn
+        new = len(self._closed(files))
+        too_many = self.num_open + new - self.most if new else 0
+        if too_many > 0:
+            idle = np.flatnonzero((self._descriptor >= 0) & (self._used < self._turn))
+            for number in idle[np.argsort(self._used[idle], kind="stable")][:too_many].tolist():
+                self._close(number)
+        return new
 
-    def _read_some(self, pieces: Sequence[Piece]) -> None:
-        for piece in pieces:
-            descriptor = self._take(piece.file)
-            try:
-                if len(piece.into) > _BUFFERS or os.preadv(descriptor, piece.into, piece.offset) != piece.size:
-                    self._read_patiently(descriptor, piece)
-            finally:
-                self._leave(piece.file)
+    def _closed(self, files: np.ndarray) -> list[int]:
+        """Those of some sorted files that are not open."""
+        closed = files[self._descriptor[files] < 0]
+        numbers: list[int] = closed[changes(closed)].tolist()
+        return numbers
 
-    def _read_patiently(self, descriptor: int, piece: Piece) -> None:
-        """In as many reads as it takes."""
-        offset = piece.offset
-        for start in range(0, len(piece.into), _BUFFERS):
-            buffers = list(piece.into[start : start + _BUFFERS])
-            while buffers:
-                got = os.preadv(descriptor, buffers, offset)
-                if got <= 0:
-                    path = self.paths[piece.file]
-                    raise DataError(f"{path}: shorter than when it was opened; run `hpcqa verify`.")
-                offset += got
-                buffers = _without(buffers, got)
+    def _share(self, stretches: Stretches, work: Callable[[Stretches], None], threaded: bool) -> None:
+        """Have the threads take a part each, so that a file is opened by one and read in its order."""
+        parts = min(self.threads, len(stretches.file)) if threaded else 1
+        if parts < 2:
+            work(stretches)
+            return
+        self._pool = self._pool or ThreadPoolExecutor(self.threads, thread_name_prefix="reader")
+        edges = np.linspace(0, len(stretches.file), parts + 1).astype(int)
+        edges[1:-1] = np.searchsorted(stretches.file, stretches.file[edges[1:-1]])
+        jobs = [self._pool.submit(work, stretches[a:b]) for a, b in itertools.pairwise(edges.tolist())]
+        problems = [job.exception() for job in jobs]  # all have ended before anything is raised
+        for problem in problems:
+            if problem is not None:
+                raise problem
 
-    def _take(self, number: int) -> int:
-        """A file's handle, which is not closed before it is left."""
-        with self._lock:
-            descriptor = self._open.get(number)
-            if descriptor is None:
-                descriptor = self._open[number] = self._opened(number)
-            else:
-                self._open.move_to_end(number)
-            self._users[number] = self._users.get(number, 0) + 1
-            return descriptor
-
-    def _leave(self, number: int) -> None:
-        with self._lock:
-            users = self._users.pop(number) - 1
-            if users:
-                self._users[number] = users
+    def _open(self, files: np.ndarray) -> None:
+        for number in self._closed(files):
+            self._descriptor[number] = self._opened(number)
 
     def _opened(self, number: int) -> int:
-        if len(self._open) >= self.most:
-            self._close_some(len(self._open) - self.most + 1)
         try:
             descriptor = os.open(self.paths[number], os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise DataError(f"{self.paths[number]}: cannot be opened ({error.strerror}); is it still there?") from None
-        found = os.fstat(descriptor)
-        if state_of(found) != tuple(self.states[number].tolist()):
+        if list(state_of(os.fstat(descriptor))) != self.states[number]:
             os.close(descriptor)
             raise DataError(f"{self.paths[number]}: was replaced while it was in use; start the stage again.")
         return descriptor
 
-    def _close_some(self, count: int) -> None:
-        """Close the handles that were not used for longest, but none that is in use."""
-        idle = itertools.islice((number for number in self._open if number not in self._users), count)
-        for number in list(idle):
-            os.close(self._open.pop(number))
+    def _close(self, number: int) -> None:
+        os.close(int(self._descriptor[number]))
+        self._descriptor[number] = -1
 
     @property
     def num_open(self) -> int:
-        return len(self._open)
+        return int(np.count_nonzero(self._descriptor >= 0))
 
     def close(self) -> None:
-        """Close all handles that are not in use; they open again on the next use."""
-        with self._lock:
-            self._close_some(len(self._open))
-            if self._pool is not None and self._process == os.getpid():
+        """Close all handles; they open again on the next use."""
+        with self._mine():
+            for number in np.flatnonzero(self._descriptor >= 0).tolist():
+                self._close(number)
+            if self._pool is not None:
                 self._pool.shutdown(wait=False)
             self._pool = None
 
+    # Bytes
 
-def _without(buffers: list[memoryview], done: int) -> list[memoryview]:
-    """What is left of some buffers when so many bytes are in."""
-    for place, buffer in enumerate(buffers):
-        if done < len(buffer):
-            return [buffer[done:], *buffers[place + 1 :]]
-        done -= len(buffer)
-    return []
+    def _fill(self, some: Stretches, out: np.ndarray) -> None:
+        descriptors = self._descriptor[some.file]
+        done = 0
+        while done < len(descriptors):
+            done += _read(descriptors[done:], some.offset[done:], some.first[done:], some.begin, some.length, out)
+            if done < len(descriptors):
+                self._read_patiently(some[done : done + 1], out)
+                done += 1
+
+    def _read_patiently(self, one: Stretches, out: np.ndarray) -> None:
+        """One stretch in as many reads as it takes."""
+        path = self.paths[int(one.file[0])]
+        descriptor, offset = int(self._descriptor[one.file[0]]), int(one.offset[0])
+        parts = slice(int(one.first[0]), int(one.first[1]))
+        for begin, length in zip(one.begin[parts].tolist(), one.length[parts].tolist(), strict=True):
+            left = out.data[begin : begin + length]
+            while len(left):
+                try:
+                    got = os.preadv(descriptor, [left], offset)
+                except OSError as error:
+                    raise DataError(f"{path}: cannot be read ({error.strerror}); run `hpcqa verify`.") from None
+                if got <= 0:
+                    raise DataError(f"{path}: shorter than when it was opened; run `hpcqa verify`.")
+                offset, left = offset + got, left[got:]
+
+
+def changes(values: np.ndarray, step: int = 0) -> np.ndarray:
+    """Where a value is not the one before it, plus `step`: bool, the first True. (np.diff takes four times as long.)"""
+    result = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1] + step, out=result[1:])
+    return result
+
+
+@kernel
+def _read(
+    descriptor: np.ndarray, offset: np.ndarray, first: np.ndarray, begin: np.ndarray, length: np.ndarray,
+    out: np.ndarray,
+) -> int:  # fmt: skip
+    """Read stretches, as in Stretches; how many came in full before one that did not."""
+    base = out.ctypes.data
+    vectors = np.empty((_VECTORS, 2), np.uintp)  # struct iovec: address, length
+    for k in range(len(descriptor)):
+        place, part = offset[k], first[k]
+        while part < first[k + 1]:
+            number = min(first[k + 1] - part, _VECTORS)
+            size = 0
+            for m in range(number):
+                vectors[m, 0] = base + begin[part + m]
+                vectors[m, 1] = length[part + m]
+                size += length[part + m]
+            if _preadv(descriptor[k], vectors.ctypes.data, number, place) != size:
+                return k
+            place += size
+            part += number
+    return len(descriptor)

@@ -130,13 +130,13 @@ def test_asking_ahead_reads_nothing_and_hides_nothing(ready):
         found.batch("context", np.arange(12))
 
 
-def test_large_rows_go_straight_to_their_places(ready, monkeypatch):
-    monkeypatch.setattr(dataset, "_SMALL_ROW", 0)
-    found, expected = open_set(ready), stored(ready, "context")
+def test_rows_in_any_order_and_several_times_go_to_their_places(ready):
+    found, views, numbers = open_set(ready), stored(ready, "context"), stored(ready, "numbers")
     rng = np.random.default_rng(1)
     for _ in range(50):
         rows = rng.integers(0, 12, rng.integers(0, 30))
-        np.testing.assert_array_equal(found.batch("context", rows), expected[rows])
+        np.testing.assert_array_equal(found.batch("context", rows), views[rows])
+        np.testing.assert_array_equal(found.numbers(rows), numbers[rows])
 
 
 def _first_rows(found):

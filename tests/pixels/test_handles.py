@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hpcqa.errors import DataError
 from hpcqa.pixels import handles
-from hpcqa.pixels.handles import Handles, Piece
+from hpcqa.pixels.handles import Handles, Stretches
 from hpcqa.pixels.shardindex import state_of
 
 CONTENT = [np.random.default_rng(number).integers(0, 256, 5000, np.uint8) for number in range(6)]
@@ -26,50 +26,114 @@ def open_files(paths, most=3, threads=2):
     return Handles(paths, np.array([state_of(path.stat()) for path in paths], np.int64), most, threads)
 
 
+def stretches(wanted):
+    """Of (file, offset, lengths of parts), sorted by file; the parts follow one another in the array."""
+    lengths = np.array([length for _, _, parts in wanted for length in parts], np.int64)
+    first = np.cumsum([0, *(len(parts) for _, _, parts in wanted)])
+    file, offset = (np.array([one[k] for one in wanted], np.int64) for k in (0, 1))
+    return Stretches(file, offset, first, np.cumsum(lengths) - lengths, lengths), np.zeros(lengths.sum(), np.uint8)
+
+
 @given(
     wanted=st.lists(
         st.tuples(st.integers(0, 5), st.integers(0, 4000), st.lists(st.integers(1, 90), min_size=1)), max_size=9
     ),
     most=st.integers(1, 7),
     threads=st.integers(1, 4),
+    threaded=st.booleans(),
 )
-def test_every_buffer_gets_its_bytes(paths, wanted, most, threads):
+def test_every_part_gets_its_bytes(paths, wanted, most, threads, threaded):
+    wanted = [
+        (number, offset, [size for place, size in enumerate(parts) if offset + sum(parts[: place + 1]) <= 5000] or [1])
+        for number, offset, parts in sorted(wanted)
+    ]
+    asked, out = stretches(wanted)
+    shuffled = np.random.default_rng(0).permutation(len(asked.length))  # parts may lie anywhere in the array
+    asked.begin[shuffled] = np.cumsum(asked.length[shuffled]) - asked.length[shuffled]
     files = open_files(paths, most, threads)
-    pieces, expected = [], []
-    for number, offset, sizes in wanted:
-        sizes = [size for place, size in enumerate(sizes) if offset + sum(sizes[: place + 1]) <= 5000] or [1]
-        pieces.append(Piece(number, offset, sum(sizes), [memoryview(bytearray(size)) for size in sizes]))
-        expected.append(CONTENT[number][offset : offset + sum(sizes)].tobytes())
-    files.read(pieces)
-    assert [b"".join(piece.into) for piece in pieces] == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handles, "_WORTH_THREADS", 0 if threaded else 1 << 30)
+        files.read(asked, out)
+    expected = np.zeros_like(out)
+    for (number, offset, parts), first in zip(wanted, asked.first, strict=False):
+        for place, size in enumerate(parts):
+            start = offset + sum(parts[:place])
+            begin = asked.begin[first + place]
+            expected[begin : begin + size] = CONTENT[number][start : start + size]
+    np.testing.assert_array_equal(out, expected)
     assert files.num_open <= most
     files.close()
     assert files.num_open == 0
 
 
-def test_many_threads_with_one_handle(paths, monkeypatch):
-    monkeypatch.setattr(handles, "_WORTH_A_THREAD", 0)
-    files = open_files(paths, most=1, threads=4)
+@pytest.mark.parametrize("most", [1, 4])
+def test_many_threads_with_few_handles(paths, monkeypatch, most):
+    monkeypatch.setattr(handles, "_WORTH_THREADS", 0)
+    before = len(os.listdir("/proc/self/fd"))
+    files = open_files(paths, most=most, threads=4)
 
     def read(seed):
-        order = np.random.default_rng(seed).permutation(6)
-        pieces = [Piece(int(number), 0, 5000, [memoryview(bytearray(5000))]) for number in order]
-        files.read(pieces)
-        return all(bytes(piece.into[0]) == CONTENT[piece.file].tobytes() for piece in pieces)
+        some = np.sort(np.random.default_rng(seed).choice(6, 4, replace=False))
+        asked, out = stretches([(int(number), 0, [5000]) for number in some])
+        files.will_need(asked.file, asked.offset, asked.length)
+        files.read(asked, out)
+        return np.array_equal(out, np.concatenate([CONTENT[number] for number in some]))
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(read, range(60)))
-    before = len(os.listdir("/proc/self/fd"))
+    assert len(os.listdir("/proc/self/fd")) <= before + most
     files.close()
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def test_more_buffers_than_one_read_takes(paths):
-    buffers = [memoryview(bytearray(2)) for _ in range(2000)]
-    open_files(paths).read([Piece(1, 10, 4000, buffers)])
-    assert b"".join(buffers) == CONTENT[1][10:4010].tobytes()
+def test_the_least_recently_used_are_closed_first(paths):
+    files = open_files(paths, most=2)
+    for number in (0, 1, 0, 2):
+        files.read(*stretches([(number, 0, [1])]))
+    assert np.flatnonzero(files._descriptor >= 0).tolist() == [0, 2]
+
+
+def test_more_parts_than_one_read_takes(paths):
+    asked, out = stretches([(1, 10, [2] * 2000)])
+    open_files(paths).read(asked, out)
+    np.testing.assert_array_equal(out, CONTENT[1][10:4010])
+
+
+def test_a_read_that_brings_less_goes_on(paths, monkeypatch):
+    wanted = [(0, 7, [100, 200]), (1, 0, [50]), (4, 1, [3, 3])]
+    asked, out = stretches(wanted)
+    monkeypatch.setattr(handles, "_read", lambda *_: 0)  # as if the first read were always cut short
+    open_files(paths).read(asked, out)
+    expected = [CONTENT[number][offset : offset + sum(parts)] for number, offset, parts in wanted]
+    np.testing.assert_array_equal(out, np.concatenate(expected))
 
 
 def test_an_end_that_comes_too_early_is_named(paths):
-    with pytest.raises(DataError, match="shorter"):
-        open_files(paths).read([Piece(2, 4990, 20, [memoryview(bytearray(20))])])
+    with pytest.raises(DataError, match=r"2: shorter"):
+        open_files(paths).read(*stretches([(1, 0, [9]), (2, 4990, [4, 16])]))
+
+
+def test_a_disk_that_fails_is_named(paths, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(handles.os, "preadv", fail)
+    with pytest.raises(DataError, match=r"3: cannot be read \(Input/output error\)"):
+        open_files(paths).read(*stretches([(3, 4990, [20])]))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_file_that_is_another_one_or_gone_is_named(tmp_path, monkeypatch, threads):
+    monkeypatch.setattr(handles, "_WORTH_THREADS", 0)
+    paths = [tmp_path / str(number) for number in range(4)]
+    for path in paths:
+        path.write_bytes(b"0123456789")
+    asked, out = stretches([(number, 0, [10]) for number in range(4)])
+    files = open_files(paths, most=4, threads=threads)
+    paths[2].write_bytes(b"another content")
+    with pytest.raises(DataError, match="2: was replaced"):
+        files.read(asked, out)
+    files.close()
+    paths[2].unlink()
+    with pytest.raises(DataError, match="2: cannot be opened"):
+        files.read(asked, out)
