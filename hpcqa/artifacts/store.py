@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from hpcqa.artifacts import arrays, tables
-from hpcqa.artifacts.arrays import ArrayFile, ArrayWriter, open_arrays, write_arrays
+from hpcqa.artifacts.arrays import ArrayFile, ArrayWriter, look_into, open_arrays, write_arrays
 from hpcqa.artifacts.files import atomic_path, read_json, sync, write_json, write_text
 from hpcqa.artifacts.provenance import is_made_from
 from hpcqa.artifacts.schema import Provenance, Schema
@@ -24,6 +24,7 @@ __all__ = [
     "atomic_path",
     "check_key",
     "is_current",
+    "look_into",
     "open_arrays",
     "read_json",
     "read_provenance",

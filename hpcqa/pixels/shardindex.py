@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 ARRAYS = ("context", "background", "background_noise", "detail", "numbers")
 _CCD_COLUMNS = ("expnum", "ccdnum", "failed", "background_bin")
+COLUMNS = (*_CCD_COLUMNS, "exposure", "exposure_band")
 _FEW = 4  # so few shards are looked into without an index
 _MANY = 256  # so many new ones are looked into by several processes
 _MOST_PROCESSES = 16
@@ -89,16 +90,16 @@ def read_directory(path: Path) -> Directory:
     Raises:
         DataError: missing, damaged, or no shard.
     """
-    with store.open_arrays(path, SHARD) as shard:
-        shapes = [shard.shape(name) for name in ARRAYS]
-        return Directory(
-            columns={name: shard.read(name) for name in (*_CCD_COLUMNS, "exposure", "exposure_band")},
-            names=tuple(str(name) for name in shard.attributes["number_names"]),
-            offsets=tuple(shard.offset(n) if all(s) else -1 for n, s in zip(ARRAYS, shapes, strict=True)),
-            rows=tuple(shape[1:] for shape in shapes),
-            content=shard.provenance.content,
-            state=state_of(path.stat()),
-        )
+    state = _state(path)  # first: a shard that is replaced while it is looked into is looked into again
+    found = store.look_into(path, SHARD, places=ARRAYS, values=COLUMNS, attributes=["number_names"])
+    return Directory(
+        columns=found.values,
+        names=tuple(str(name) for name in found.attributes["number_names"]),
+        offsets=tuple(found.offsets[name] for name in ARRAYS),
+        rows=tuple(found.shapes[name][1:] for name in ARRAYS),
+        content=found.provenance.content,
+        state=state,
+    )
 
 
 def open_index(paths: Sequence[Path]) -> ShardIndex:
@@ -214,7 +215,7 @@ def _read_cache(path: Path) -> tuple[ShardIndex | None, dict[tuple[str, int, int
         logger.warning("%s; it is made anew.", str(error).rstrip("."))
         return None, {}
     index = ShardIndex(
-        columns={name: values[name] for name in (*_CCD_COLUMNS, "exposure", "exposure_band")},
+        columns={name: values[name] for name in COLUMNS},
         names=tuple(attributes["number_names"]),
         offsets=values["offset"],
         rows=tuple(tuple(row) for row in attributes["rows"]),
