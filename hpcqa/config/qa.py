@@ -10,7 +10,19 @@ from hpcqa.config.fields import setting
 @dataclass(frozen=True)
 class FitConfig:
     k: int = setting(4, "Neighbours of each class that a score averages over.", low=1, high=1000)
+    score: str = setting(
+        "ratio",
+        "What the neighbours say: the ratio of the distances to good and to bad ones, a vote, or softmax weights.",
+        choices=("ratio", "vote", "softmax"),
+    )
+    metric: str = setting("euclidean", "How distances are measured.", choices=("euclidean", "cosine"))
     pca: int = setting(32, "Principal components kept of each block.", low=1, high=4096)
+    choose: list[str] = setting(
+        ["score", "metric", "k", "pca"],
+        "Settings of fit that cross-validation over nights chooses, with reasons of bad ones left out in turn; "
+        "the values given are kept unless another is better by more than two standard errors. []: none.",
+        choices=("score", "metric", "k", "pca"),
+    )
     bad_rate: float = setting(
         0.02, "Share of bad exposures expected in production; corrects p_bad.", low=1e-5, high=0.9
     )

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcqa.qa.knn import of_unit_length
+
 CHANNELS: dict[str, tuple[str, ...]] = {
     "numbers": ("numbers",),
     "contrast": ("contrast",),
@@ -22,6 +24,7 @@ CHANNELS: dict[str, tuple[str, ...]] = {
 EXPOSURE_BLOCKS: dict[str, tuple[str, ...]] = {"network": ("focal_plane",), "defects": ("exposure_defects",)}
 # At most so many rows enter a PCA or a median; more change nothing that matters.
 FIT_ROWS = 20000
+TAIL_ROWS = 200000  # tails are what few rows show
 
 
 # Standardising ------------------------------------------------------------------------------------------------------
@@ -92,6 +95,57 @@ class Pca:
     def apply(self, values: np.ndarray) -> np.ndarray:
         """float32 (row, component)."""
         return np.asarray((np.nan_to_num(values) - self.centre) @ self.components, np.float32)
+
+
+@dataclass(frozen=True)
+class Tails:
+    """How far values of each feature lie out in the tails that good examples have, above and below.
+
+    Neighbours weigh all features alike, so that one that is far out of all that good CCDs ever show drowns in the
+    scatter of a hundred others; and what is far out for one number is usual for another, whose tail is long. So each
+    side of each feature gets a tail of its own, exponential beyond the quantile TAIL_FROM. For squashed deviations,
+    which grow like logarithms, that is Hill's estimate of a power law (Hill 1975, Annals of Statistics 3, 1163).
+
+    Attributes:
+        start: float64 (2, feature), where the tail begins, above and below zero.
+        reach: float64 (2, feature), in which it falls by a factor e.
+    """
+
+    start: np.ndarray
+    reach: np.ndarray
+
+    @classmethod
+    def fit(cls, good: np.ndarray) -> Tails:
+        """From features of good examples, float (row, feature), centred about zero."""
+        start, reach = np.empty((2, good.shape[1])), np.empty((2, good.shape[1]))
+        for side, sign in enumerate((1.0, -1.0)):
+            values = np.maximum(sign * good, 0.0)
+            start[side] = np.quantile(values, TAIL_FROM, axis=0) if len(good) else 0.0
+            start[side] = np.maximum(start[side], LEAST_START)
+            excess = np.maximum(values - start[side], 0.0)
+            # A few examples' worth of a usual tail keep a feature that never stands out from looking endlessly rare.
+            reach[side] = (excess.sum(axis=0) + TAIL_PRIOR * USUAL_REACH) / ((excess > 0).sum(axis=0) + TAIL_PRIOR)
+        return cls(start, reach)
+
+    def rarity(self, features: np.ndarray) -> np.ndarray:
+        """Factors of e by which a value is rarer than where its tail begins: float32 (row, feature), 0 in the bulk."""
+        below = (features < 0).astype(np.int64)
+        columns = np.arange(features.shape[1])
+        excess = np.abs(features) - self.start[below, columns]
+        return np.asarray(np.maximum(excess, 0.0) / self.reach[below, columns], np.float32)
+
+
+TAIL_FROM = 0.9
+LEAST_START, USUAL_REACH, TAIL_PRIOR = 1.0, 0.4, 10.0
+RAREST = 2
+
+
+def rarest(rarity: np.ndarray) -> np.ndarray:
+    """Mean of the RAREST largest rarities of each row, 0 where there are no features: float32 (row,)."""
+    count = min(RAREST, rarity.shape[1])
+    if not count:
+        return np.zeros(len(rarity), np.float32)
+    return np.asarray(np.partition(rarity, -count, axis=1)[:, -count:].mean(axis=1), np.float32)
 
 
 # Numbers against the survey -----------------------------------------------------------------------------------------
@@ -249,14 +303,46 @@ def segment_rows(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Features:
+    """What scores are made from.
+
+    Attributes:
+        ccd, exposure: channel to float32 (ccd, feature) and (exposure, feature), for neighbours.
+        rare: channel to float32 (ccd,), see `rarest`.
+    """
+
+    ccd: dict[str, np.ndarray]
+    exposure: dict[str, np.ndarray]
+    rare: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class FeatureMap:
-    """Raw blocks to features by channel, for CCDs and for exposures; all it learned is in `parameters`."""
+    """Raw blocks to features by channel, for CCDs and for exposures; all it learned is in `parameters`.
+
+    With `unit_length` every row of a channel has length one, so that Euclidean neighbours are those by cosine.
+    """
 
     channels: tuple[str, ...]
     parameters: Mapping[str, np.ndarray]
+    unit_length: bool = False
+
+    def apply(self, raw: Raw) -> Features:
+        """Features of the CCDs and of the exposures, and how rare the CCDs' rarest are."""
+        ccd = self.ccd(raw)
+        exposure = self.exposure(raw, ccd)
+        rare = {channel: rarest(self.tails(channel).rarity(rows)) for channel, rows in ccd.items()}
+        if self.unit_length:
+            ccd = {name: of_unit_length(rows) for name, rows in ccd.items()}
+            exposure = {name: of_unit_length(rows) for name, rows in exposure.items()}
+        return Features(ccd, exposure, rare)
+
+    def tails(self, channel: str) -> Tails:
+        """The tails of a channel's features of CCDs, before they get unit length."""
+        return Tails(self.parameters[f"tails.{channel}.start"], self.parameters[f"tails.{channel}.reach"])
 
     def ccd(self, raw: Raw) -> dict[str, np.ndarray]:
-        """Features of the CCDs: channel to float32 (ccd, feature)."""
+        """Features of the CCDs before they get unit length: channel to float32 (ccd, feature)."""
         return {
             channel: np.concatenate([self._apply(f"ccd.{name}", raw.block(name)) for name in CHANNELS[channel]], axis=1)
             for channel in self.channels
@@ -282,7 +368,9 @@ class FeatureMap:
         return Pca(centre, self.parameters[f"{name}.components"]).apply(values)
 
 
-def learn_features(raw: Raw, good_exposure: np.ndarray, channels: Sequence[str], pca: int) -> FeatureMap:
+def learn_features(
+    raw: Raw, good_exposure: np.ndarray, channels: Sequence[str], pca: int, *, unit_length: bool = False
+) -> FeatureMap:
     """Learn every scale and projection from labelled exposures.
 
     Args:
@@ -290,6 +378,7 @@ def learn_features(raw: Raw, good_exposure: np.ndarray, channels: Sequence[str],
         good_exposure: bool (exposure,), good as a whole.
         channels: of CHANNELS; those whose blocks `raw` lacks are left out.
         pca: components of each embedded block.
+        unit_length: neighbours by cosine.
     """
     usable = tuple(channel for channel in channels if all(raw.has(name) for name in CHANNELS[channel]))
     good_ccd = np.repeat(good_exposure, raw.sizes())
@@ -299,12 +388,15 @@ def learn_features(raw: Raw, good_exposure: np.ndarray, channels: Sequence[str],
             _learn(parameters, f"ccd.{name}", raw.block(name), good_ccd, channel, pca)
     partial = FeatureMap(usable, parameters).ccd(raw)
     for channel in usable:
+        good = partial[channel][good_ccd] if good_ccd.any() else partial[channel]
+        tails = Tails.fit(thin(good, TAIL_ROWS))
+        parameters[f"tails.{channel}.start"], parameters[f"tails.{channel}.reach"] = tails.start, tails.reach
         summary = per_exposure(partial[channel], raw.starts, STATISTICS[channel])
         _learn(parameters, f"exposure.{channel}", summary, good_exposure, channel, 2 * pca)
         for name in EXPOSURE_BLOCKS.get(channel, ()):
             if name in raw.exposure:
                 _learn(parameters, f"exposure.{name}", raw.exposure[name], good_exposure, channel, pca)
-    return FeatureMap(usable, parameters)
+    return FeatureMap(usable, parameters, unit_length)
 
 
 def _learn(

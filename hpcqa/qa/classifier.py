@@ -11,9 +11,9 @@ import numpy as np
 
 from hpcqa.qa import approximate
 from hpcqa.qa.blocks import FeatureMap, NumberScale, Raw
-from hpcqa.qa.exposure import ccd_scores, columns_of, exposure_scores, rank_in_exposure
+from hpcqa.qa.exposure import RARITY, ccd_scores, columns_of, exposure_scores, rank_in_exposure
 from hpcqa.qa.fusion import Fusion, OneSided
-from hpcqa.qa.scores import Scores, distance_ratio_scores, nearest_of_both, reason_shares
+from hpcqa.qa.scores import Manner, Scores, distance_ratio_scores, nearest_of_both, reason_shares
 from hpcqa.reasons import REASONS
 
 LABELLED, UNLABELLED = "labelled", "unlabelled"
@@ -48,17 +48,16 @@ class References:
             self.expnum[rows], self.ccdnum[rows], self.bad[rows], self.reasons[rows], self.fold[rows], features
         )
 
-    def score(self, queries: Mapping[str, np.ndarray], fold: np.ndarray, k: int, device: str) -> dict[str, Scores]:
+    def score(self, queries: Mapping[str, np.ndarray], fold: np.ndarray, manner: Manner) -> dict[str, Scores]:
         """Scores of queries by channel; `fold` int (query,), -1 for queries that no label names."""
         return {
             channel: distance_ratio_scores(
                 queries[channel],
                 features,
                 self.bad,
-                k,
+                manner,
                 query_group=fold,
                 reference_group=self.fold,
-                device=device,
                 indices=self.indices.get(channel),
             )
             for channel, features in self.features.items()
@@ -110,8 +109,8 @@ class Calibration:
 
 
 def largest_novelty(names: Sequence[str], scale: OneSided, scores: np.ndarray) -> np.ndarray:
-    """The largest of the novelty scores, each in units of the good examples' scatter: float64 (row,)."""
-    columns = columns_of(names, "novelty")
+    """The largest of the novelties and rarities, each in units of the good examples' scatter: float64 (row,)."""
+    columns = np.r_[columns_of(names, "novelty"), columns_of(names, RARITY)]
     largest: np.ndarray = scale.deviation(scores)[:, columns].max(axis=1, initial=-np.inf)
     return largest
 
@@ -144,7 +143,7 @@ class Classifier:
 
     Attributes:
         mode: labelled; or unlabelled where there was nothing to learn from: then novelty is all it gives.
-        k: neighbours of each class.
+        manner: how neighbours become scores.
         numbers: scale of the measured numbers.
         features: maps raw blocks to features.
         ccd, exposure: references of the two levels.
@@ -155,7 +154,7 @@ class Classifier:
     """
 
     mode: str
-    k: int
+    manner: Manner
     numbers: NumberScale
     features: FeatureMap
     ccd: References
@@ -179,7 +178,8 @@ class Classifier:
             expnum: int64 (exposure,).
             device: where distances are computed.
         """
-        scored = score_levels(self.features, self.ccd, self.exposure, raw, self.fold_of(expnum), self.k, device)
+        manner = dataclasses.replace(self.manner, device=device)
+        scored = score_levels(self.features, self.ccd, self.exposure, raw, self.fold_of(expnum), manner)
         exposures, ccds = self.exposure_calibration, self.ccd_calibration
         unknown = np.nan if self.mode == UNLABELLED else 0.0
         ccd_p_bad = ccds.fusion.probability(scored.ccd_matrix) + unknown
@@ -253,15 +253,18 @@ def score_levels(
     exposure_references: References,
     raw: Raw,
     fold: np.ndarray,
-    k: int,
-    device: str = "cpu",
+    manner: Manner,
 ) -> Scored:
     """Score both levels; `fold` int (exposure,) names references that an exposure may not find, -1 for none."""
-    ccd_features = features.ccd(raw)
-    ccd = ccd_references.score(ccd_features, np.repeat(fold, raw.sizes()), k, device)
-    exposure = exposure_references.score(features.exposure(raw, ccd_features), fold, k, device)
-    channels = features.channels
-    return Scored(ccd, exposure, ccd_scores(ccd, channels), exposure_scores(exposure, ccd, raw.starts, channels))
+    found, channels = features.apply(raw), features.channels
+    ccd = ccd_references.score(found.ccd, np.repeat(fold, raw.sizes()), manner)
+    exposure = exposure_references.score(found.exposure, fold, manner)
+    return Scored(
+        ccd,
+        exposure,
+        ccd_scores(ccd, found.rare, channels),
+        exposure_scores(exposure, ccd, found.rare, raw.starts, channels),
+    )
 
 
 def look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, missing: int) -> np.ndarray:

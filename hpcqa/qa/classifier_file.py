@@ -12,7 +12,9 @@ from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.schema import Provenance
 from hpcqa.qa.blocks import FeatureMap, NumberScale
 from hpcqa.qa.classifier import Calibration, Classifier, References
+from hpcqa.qa.exposure import is_rarity
 from hpcqa.qa.fusion import Fusion, OneSided
+from hpcqa.qa.scores import Manner
 
 
 def write(path: Path, classifier: Classifier, provenance: Provenance) -> Provenance:
@@ -31,7 +33,9 @@ def write(path: Path, classifier: Classifier, provenance: Provenance) -> Provena
         arrays[f"labelled_{name}"] = getattr(classifier, f"labelled_{name}")
     attributes = {
         "mode": classifier.mode,
-        "k": classifier.k,
+        "k": classifier.manner.k,
+        "form": classifier.manner.form,
+        "unit_length": classifier.features.unit_length,
         "channels": list(classifier.features.channels),
         "columns": columns,
         "bands": [str(band) for band in classifier.numbers.band],
@@ -104,14 +108,14 @@ def read(path: Path) -> Classifier:
         levels = {level: _references(arrays, level, note["columns"][level]) for level in ("ccd_", "")}
         return Classifier(
             mode=note["mode"],
-            k=int(note["k"]),
+            manner=Manner(int(note["k"]), note["form"]),
             numbers=NumberScale(
                 found["numbers.ccdnum"].astype(np.int32),
                 np.array(note["bands"], dtype=object),
                 found["numbers.median"],
                 found["numbers.scatter"],
             ),
-            features=FeatureMap(tuple(note["channels"]), features),
+            features=FeatureMap(tuple(note["channels"]), features, bool(note["unit_length"])),
             ccd=levels["ccd_"],
             exposure=levels[""],
             ccd_calibration=_calibration(found, "ccd", note["ccd_score_names"]),
@@ -145,7 +149,7 @@ def _references(arrays: store.ArrayFile, level: str, columns: Mapping[str, list[
 
 
 def _calibration(found: Mapping[str, np.ndarray], level: str, names: list[str]) -> Calibration:
-    scale = OneSided(found[f"{level}.centre"], found[f"{level}.scale"])
+    scale = OneSided(found[f"{level}.centre"], found[f"{level}.scale"], is_rarity(names))
     fusion = Fusion(scale, found[f"{level}.weight"], float(found[f"{level}.intercept"][0]))
-    novelty = OneSided(found[f"{level}.novelty_centre"], found[f"{level}.novelty_scale"])
+    novelty = OneSided(found[f"{level}.novelty_centre"], found[f"{level}.novelty_scale"], np.zeros(1, bool))
     return Calibration(tuple(names), fusion, novelty)

@@ -65,8 +65,8 @@ def _with_index(classifier: Classifier, index: str, ranks: Ranks) -> Classifier:
     """The classifier with what `classify.index` asks for."""
     if index == "exact":
         return classifier
-    ccd, of_ccds = classifier.ccd.indexed(classifier.k)
-    exposure, of_exposures = classifier.exposure.indexed(classifier.k)
+    ccd, of_ccds = classifier.ccd.indexed(classifier.manner.k)
+    exposure, of_exposures = classifier.exposure.indexed(classifier.manner.k)
     if ranks.is_first:
         count = sum(len(sides) for level in (ccd, exposure) for sides in level.indices.values())
         least = min(of_ccds, of_exposures)

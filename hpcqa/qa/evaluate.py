@@ -20,12 +20,12 @@ from hpcqa.artifacts.parts import first_own_shard, part_files
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.parallel.ranks import Ranks
-from hpcqa.qa import metrics
+from hpcqa.qa import classifier_file, metrics
 from hpcqa.qa.blocks import NumberScale, Raw
 from hpcqa.qa.embedded import ExposureTable, embedding_paths, read_embeddings
-from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, read_examples, recipe_of
+from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, fitted_recipe, read_examples
 from hpcqa.qa.known import Known
-from hpcqa.qa.learn import BAD, GOOD, Examples, learn, what_is_missing
+from hpcqa.qa.learn import BAD, GOOD, Examples, Recipe, learn, what_is_missing
 from hpcqa.qa.published import VIEW, published_scores
 from hpcqa.reasons import REASONS
 
@@ -282,7 +282,8 @@ DIFFERENCES = (
 def control_scores(
     config: Config, folder: RunFolder, exposures: ExposureTable, known: Known, truth: Truth
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """Sentence and scores of each control, on the same exposures."""
+    """Sentence and scores of each control, on the same exposures and with the decisions' settings of fit."""
+    recipe = fitted_recipe(classifier_file.read(folder.need("classifier", "fit")))
     scores: dict[str, tuple[str, np.ndarray]] = {}
     for artifact in ("embeddings", "embeddings-untrained"):
         if folder.find(artifact) is None:
@@ -292,7 +293,7 @@ def control_scores(
             continue
         for name, doc, source, channels in CONTROLS:
             if source == artifact:
-                scores[name] = doc, task.score(config, channels)
+                scores[name] = doc, task.score(dataclasses.replace(recipe, channels=channels))
         if VIEW in task.examples.raw.ccd:
             doc = f"the published recipe on the {VIEW} view, {'un' if 'un' in artifact else ''}trained network"
             name = "published-untrained" if "untrained" in artifact else "published"
@@ -326,6 +327,6 @@ class _Task:
             return None
         return cls(examples, scale, embedded.raw, embedded.expnum)
 
-    def score(self, config: Config, channels: tuple[str, ...]) -> np.ndarray:
-        learned = learn(self.examples, self.scale, dataclasses.replace(recipe_of(config), channels=channels))
+    def score(self, recipe: Recipe) -> np.ndarray:
+        learned = learn(self.examples, self.scale, recipe)
         return np.asarray(learned.decide(self.raw, self.expnum).p_bad)

@@ -16,7 +16,7 @@ from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError
 from hpcqa.parallel.ranks import Ranks
-from hpcqa.qa import classifier_file, thresholds
+from hpcqa.qa import classifier_file, search, thresholds
 from hpcqa.qa.blocks import NumberScale, thin
 from hpcqa.qa.classifier import Classifier
 from hpcqa.qa.embedded import NETWORK, Embedded, ExposureTable, embedding_paths, read_embeddings, read_scale
@@ -108,6 +108,11 @@ def fit(config: Config, folder: RunFolder, paths: list[Path]) -> Classifier:
     missing = _missing(known, examples)
     if missing:
         examples, scale, number_names = read_examples(config, folder, paths, exposures, known, everything=True)
+    trials: tuple[search.Trial, ...] = ()
+    if not missing:
+        recipe, trials = search.choose(examples, recipe, config.fit.choose)
+        for line in search.in_words(trials):
+            logger.info("fit: %s", line)
     learned = learn_unlabelled(examples, scale, recipe) if missing else learn(examples, scale, recipe)
     chosen = thresholds.in_words(learned.settings.get("thresholds", {}))
     if chosen:
@@ -117,6 +122,7 @@ def fit(config: Config, folder: RunFolder, paths: list[Path]) -> Classifier:
         "missing": missing,
         "number_names": list(number_names),
         "recipe": dataclasses.asdict(recipe),
+        "trials": [dataclasses.asdict(trial) for trial in trials],
     }
     return dataclasses.replace(learned, settings=settings)
 
@@ -132,6 +138,8 @@ def recipe_of(config: Config) -> Recipe:
     fit = config.fit
     return Recipe(
         k=fit.k,
+        score=fit.score,
+        metric=fit.metric,
         pca=fit.pca,
         bad_rate=fit.bad_rate,
         folds=fit.folds,
@@ -140,6 +148,12 @@ def recipe_of(config: Config) -> Recipe:
         precision=fit.precision,
         recall=fit.recall,
     )
+
+
+def fitted_recipe(classifier: Classifier) -> Recipe:
+    """The settings that a classifier was learned with, those that the search chose included."""
+    settings = dict(classifier.settings["recipe"])
+    return Recipe(**{**settings, "channels": tuple(settings["channels"])})
 
 
 def fit_labels(config: Config, folder: RunFolder, exposures: ExposureTable) -> Known:

@@ -20,28 +20,31 @@ class OneSided:
 
     Attributes:
         centre, scale: float64 (score,).
+        linear: bool (score,), those that are logarithms by themselves.
     """
 
     centre: np.ndarray
     scale: np.ndarray
+    linear: np.ndarray
 
     @classmethod
-    def fit(cls, good: np.ndarray) -> OneSided:
+    def fit(cls, good: np.ndarray, linear: np.ndarray) -> OneSided:
         """From the scores of good examples, float64 (row, score)."""
         if not len(good):
-            return cls(np.zeros(good.shape[1]), np.ones(good.shape[1]))
+            return cls(np.zeros(good.shape[1]), np.ones(good.shape[1]), linear)
         centre = np.median(good, axis=0)
         deviation = np.abs(good - centre)
         scale = np.maximum(1.4826 * np.median(deviation, axis=0), 0.5 * np.quantile(deviation, 0.95, axis=0))
-        return cls(centre, np.where(scale > 1e-9, scale, 1.0))
+        return cls(centre, np.where(scale > 1e-9, scale, 1.0), linear)
 
     def deviation(self, scores: np.ndarray) -> np.ndarray:
         """Units of scatter above the median, either sign."""
         return np.asarray((scores - self.centre) / self.scale)
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
-        """Non-negative and growing like a logarithm: asinh of the deviation above the median."""
-        return np.asarray(np.arcsinh(np.maximum(self.deviation(scores), 0.0)))
+        """Non-negative and growing like a logarithm: asinh of the deviation above the median, or that itself."""
+        above = np.maximum(self.deviation(scores), 0.0)
+        return np.asarray(np.where(self.linear, above, np.arcsinh(above)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class Fusion:
         return np.asarray(expit(self.logit(scores)))
 
 
-def fit_fusion(scores: np.ndarray, bad: np.ndarray, sample_weight: np.ndarray, bad_rate: float) -> Fusion:
+def fit_fusion(
+    scores: np.ndarray, bad: np.ndarray, sample_weight: np.ndarray, bad_rate: float, linear: np.ndarray
+) -> Fusion:
     """Fit the fusion on scores that were made without the rows' own labels.
 
     Args:
@@ -75,8 +80,9 @@ def fit_fusion(scores: np.ndarray, bad: np.ndarray, sample_weight: np.ndarray, b
         bad: bool (row,), both kinds present.
         sample_weight: float64 (row,).
         bad_rate: share of bad ones where the classifier will be used; the intercept is shifted from the sample's share.
+        linear: bool (score,), see `OneSided`.
     """
-    one_sided = OneSided.fit(scores[~bad])
+    one_sided = OneSided.fit(scores[~bad], linear)
     features = one_sided.apply(scores)
     weight = _logistic(features, bad, sample_weight, RIDGE)[:-1]
     # The prior makes all weights small together; their common size is what the sample says.

@@ -7,13 +7,13 @@ problem without a class looks like is learned too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hpcqa.qa import thresholds
-from hpcqa.qa.blocks import FeatureMap, NumberScale, Raw, learn_features, segment_rows, thin
+from hpcqa.qa.blocks import FeatureMap, Features, NumberScale, Raw, learn_features, segment_rows, thin
 from hpcqa.qa.classifier import (
     LABELLED,
     UNLABELLED,
@@ -24,8 +24,9 @@ from hpcqa.qa.classifier import (
     largest_novelty,
     score_levels,
 )
-from hpcqa.qa.exposure import ccd_score_names, score_names
+from hpcqa.qa.exposure import ccd_score_names, ccd_scores, is_rarity, score_names
 from hpcqa.qa.fusion import Fusion, OneSided, fit_fusion
+from hpcqa.qa.scores import Manner
 from hpcqa.splits import night_folds
 
 UNKNOWN, GOOD, BAD = -1, 0, 1
@@ -92,9 +93,11 @@ class Examples:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of `learn`."""
+    """Settings of `learn`; those of SEARCHED can be chosen by `search.choose`."""
 
     k: int = 4
+    score: str = "ratio"
+    metric: str = "euclidean"
     pca: int = 32
     bad_rate: float = 0.02
     folds: int = 5
@@ -103,6 +106,86 @@ class Recipe:
     clean: bool = True
     precision: float = 0.0
     recall: float = 0.0
+
+    @property
+    def manner(self) -> Manner:
+        return Manner(self.k, self.score)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Labelled examples with their scores, each made without the labels of its own fold of nights.
+
+    Attributes:
+        examples: the exposures.
+        folds: int64 (exposure,).
+        features: of all of them.
+        ccd_bad: bool (ccd,), the bad examples among the CCDs.
+        ccd, exposure: references of the two levels.
+        scored: of all examples.
+        bad_rows: int64, the exposures that are bad as a whole or in a CCD.
+        novel: matrices of their scores, and of their CCDs', against references that share none of their reasons.
+    """
+
+    examples: Examples
+    folds: np.ndarray
+    features: FeatureMap
+    ccd_bad: np.ndarray
+    ccd: References
+    exposure: References
+    scored: Scored
+    bad_rows: np.ndarray
+    novel: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def good_rows(self) -> np.ndarray:
+        """Exposures that are good as a whole: int64."""
+        return np.flatnonzero(self.examples.whole == GOOD)
+
+    def without(self, fold: int, bad_rate: float) -> Fusion:
+        """The exposures' fusion learned from the other folds; from all where those hold one kind alone."""
+        good, bad = self.folds[self.good_rows] != fold, self.folds[self.bad_rows] != fold
+        if not (good.any() and bad.any()):
+            good, bad = np.ones_like(good), np.ones_like(bad)
+        return self.calibrate(good, bad, bad_rate).fusion
+
+    def calibrate(self, good: np.ndarray, bad: np.ndarray, bad_rate: float) -> Calibration:
+        """The exposures' calibration from some of the good rows and some of the bad ones (masks)."""
+        matrix = self.scored.matrix
+        return _calibrate(
+            score_names(self.features.channels),
+            matrix[self.good_rows[good]],
+            matrix[self.bad_rows[bad]],
+            self.novel[0][bad],
+            bad_rate,
+        )
+
+    def held_out(self, bad_rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """p_bad by fusions of the other folds: of good rows, of bad rows, and of these without their own reasons."""
+        matrix = self.scored.matrix
+        parts = (matrix[self.good_rows], self.folds[self.good_rows]), (matrix[self.bad_rows], self.folds[self.bad_rows])
+        found = tuple(np.full(len(rows), np.nan) for rows in (self.good_rows, self.bad_rows, self.bad_rows))
+        for fold in np.unique(self.folds):
+            fusion = self.without(int(fold), bad_rate)
+            for answers, (scores, folds) in zip(found, (*parts, (self.novel[0], parts[1][1])), strict=True):
+                answers[folds == fold] = fusion.probability(scores[folds == fold])
+        return found[0], found[1], found[2]
+
+
+def prepare(examples: Examples, recipe: Recipe) -> Lesson:
+    """Features, references and scores of labelled examples; `what_is_missing` must be empty."""
+    folds = assign_folds(examples.night, recipe.folds, recipe.seed)
+    features = learn_features(
+        examples.raw, examples.whole == GOOD, recipe.channels, recipe.pca, unit_length=recipe.metric == "cosine"
+    )
+    found = features.apply(examples.raw)
+    ccd_bad = clean_ccds(examples, found, folds, recipe) if recipe.clean else weak_ccds(examples)
+    ccd = _ccd_references(examples, found.ccd, folds, ccd_bad)
+    exposure = _exposure_references(examples, found.exposure, folds)
+    scored = score_levels(features, ccd, exposure, examples.raw, folds, recipe.manner)
+    bad_rows = np.flatnonzero(examples.any_bad())
+    novel = _score_without_reasons(examples, features, ccd, exposure, folds, bad_rows, recipe.manner)
+    return Lesson(examples, folds, features, ccd_bad, ccd, exposure, scored, bad_rows, novel)
 
 
 def what_is_missing(examples: Examples) -> str:
@@ -115,29 +198,21 @@ def what_is_missing(examples: Examples) -> str:
 
 def learn(examples: Examples, numbers: NumberScale, recipe: Recipe) -> Classifier:
     """Learn from labelled examples; `what_is_missing` must be empty."""
-    folds = assign_folds(examples.night, recipe.folds, recipe.seed)
-    good = examples.whole == GOOD
-    features = learn_features(examples.raw, good, recipe.channels, recipe.pca)
-    ccd_features = features.ccd(examples.raw)
-    ccd_bad = clean_ccds(examples, ccd_features, folds, recipe) if recipe.clean else weak_ccds(examples)
-    ccd = _ccd_references(examples, ccd_features, folds, ccd_bad)
-    exposure = _exposure_references(examples, features.exposure(examples.raw, ccd_features), folds)
-    scored = score_levels(features, ccd, exposure, examples.raw, folds, recipe.k)
-    bad_rows = np.flatnonzero(examples.any_bad())
-    novel = _score_without_reasons(examples, features, ccd, exposure, folds, bad_rows, recipe.k)
+    lesson = prepare(examples, recipe)
+    every = np.ones(len(lesson.good_rows), bool), np.ones(len(lesson.bad_rows), bool)
     return Classifier(
         mode=LABELLED,
-        k=recipe.k,
+        manner=recipe.manner,
         numbers=numbers,
-        features=features,
-        ccd=ccd,
-        exposure=exposure,
-        ccd_calibration=_calibrate_ccds(examples, features.channels, ccd_bad, scored, bad_rows, novel, recipe),
-        exposure_calibration=_calibrate_exposures(examples, features.channels, scored, bad_rows, novel, recipe),
+        features=lesson.features,
+        ccd=lesson.ccd,
+        exposure=lesson.exposure,
+        ccd_calibration=_calibrate_ccds(lesson, recipe.bad_rate),
+        exposure_calibration=lesson.calibrate(*every, recipe.bad_rate),
         labelled_expnum=examples.expnum,
-        labelled_fold=folds,
+        labelled_fold=lesson.folds,
         labelled_bad=examples.any_bad(),
-        settings={"thresholds": _thresholds(examples, features.channels, scored, bad_rows, novel, folds, recipe)},
+        settings={"thresholds": _thresholds(lesson, recipe)},
     )
 
 
@@ -147,8 +222,10 @@ def learn_unlabelled(examples: Examples, numbers: NumberScale, recipe: Recipe) -
     everything = np.full(len(examples.expnum), GOOD, np.int8)
     folds = np.arange(len(examples.expnum), dtype=np.int64)
     channels = recipe.channels if len(everything) else ()
-    features = learn_features(examples.raw, everything == GOOD, channels, recipe.pca)
-    ccd_features = features.ccd(examples.raw)
+    features = learn_features(
+        examples.raw, everything == GOOD, channels, recipe.pca, unit_length=recipe.metric == "cosine"
+    )
+    found = features.apply(examples.raw)
     population = Examples(
         examples.raw,
         examples.expnum,
@@ -159,12 +236,12 @@ def learn_unlabelled(examples: Examples, numbers: NumberScale, recipe: Recipe) -
         np.full(len(examples.ccd), GOOD, np.int8),
         np.zeros_like(examples.ccd_reasons),
     )
-    ccd = _ccd_references(population, ccd_features, folds, np.zeros(len(examples.ccd), bool))
-    exposure = _exposure_references(population, features.exposure(examples.raw, ccd_features), folds)
-    scored = score_levels(features, ccd, exposure, examples.raw, folds, recipe.k)
+    ccd = _ccd_references(population, found.ccd, folds, np.zeros(len(examples.ccd), bool))
+    exposure = _exposure_references(population, found.exposure, folds)
+    scored = score_levels(features, ccd, exposure, examples.raw, folds, recipe.manner)
     return Classifier(
         mode=UNLABELLED,
-        k=recipe.k,
+        manner=recipe.manner,
         numbers=numbers,
         features=features,
         ccd=ccd,
@@ -195,18 +272,19 @@ def weak_ccds(examples: Examples) -> np.ndarray:
     return np.asarray((examples.ccd == BAD) | ((whole == BAD) & (examples.ccd == UNKNOWN)))
 
 
-def clean_ccds(examples: Examples, features: dict[str, np.ndarray], folds: np.ndarray, recipe: Recipe) -> np.ndarray:
+def clean_ccds(examples: Examples, features: Features, folds: np.ndarray, recipe: Recipe) -> np.ndarray:
     """CCDs that are bad by themselves: bool (ccd,).
 
     A CCD label says so; a CCD of an exposure that is bad as a whole is if it lies further from the good CCDs, in any
     channel, than all but a few of the good ones.
     """
     good = _good_ccds(examples)
-    names = ccd_score_names(tuple(features))
-    references = _ccd_references(examples, features, folds, np.zeros(len(good), bool))
-    scored = references.score(features, folds[examples.exposure_of_ccd()], recipe.k, "cpu")
-    matrix = np.stack([getattr(scored[name.split(".")[1]], name.split(".")[2]) for name in names], axis=1)
-    scale = OneSided.fit(matrix[good])
+    channels = tuple(features.ccd)
+    names = ccd_score_names(channels)
+    references = _ccd_references(examples, features.ccd, folds, np.zeros(len(good), bool))
+    scored = references.score(features.ccd, folds[examples.exposure_of_ccd()], recipe.manner)
+    matrix = ccd_scores(scored, features.rare, channels)
+    scale = OneSided.fit(matrix[good], is_rarity(names))
     novelty = largest_novelty(names, scale, matrix)
     far = novelty > np.quantile(novelty[good], CLEAN_QUANTILE)
     return np.asarray((examples.ccd == BAD) | (weak_ccds(examples) & far))
@@ -262,7 +340,7 @@ def _score_without_reasons(
     exposure: References,
     folds: np.ndarray,
     rows: np.ndarray,
-    k: int,
+    manner: Manner,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score matrices of some bad exposures against references that share none of their reasons.
 
@@ -281,7 +359,7 @@ def _score_without_reasons(
             exposure.select(np.flatnonzero((exposure.reasons & bits) == 0)),
             examples.raw.select(rows[places]),
             folds[rows[places]],
-            k,
+            manner,
         )
         if matrix is None or ccd_matrix is None:
             matrix = np.zeros((len(rows), scored.matrix.shape[1]))
@@ -293,62 +371,22 @@ def _score_without_reasons(
     return matrix, ccd_matrix
 
 
-def _calibrate_exposures(
-    examples: Examples,
-    channels: Sequence[str],
-    scored: Scored,
-    bad_rows: np.ndarray,
-    novel: tuple[np.ndarray, np.ndarray],
-    recipe: Recipe,
-) -> Calibration:
-    good = scored.matrix[examples.whole == GOOD]
-    return _calibrate(score_names(channels), good, scored.matrix[bad_rows], novel[0], recipe.bad_rate)
-
-
-def _thresholds(
-    examples: Examples,
-    channels: Sequence[str],
-    scored: Scored,
-    bad_rows: np.ndarray,
-    novel: tuple[np.ndarray, np.ndarray],
-    folds: np.ndarray,
-    recipe: Recipe,
-) -> dict[str, float]:
+def _thresholds(lesson: Lesson, recipe: Recipe) -> dict[str, float]:
     """Thresholds for the precision and recall asked for, on probabilities by fusions of the other folds."""
     if not (recipe.precision or recipe.recall):
         return {}
-    good_rows = np.flatnonzero(examples.whole == GOOD)
-    rows = np.concatenate([good_rows, bad_rows])
-    bad = np.arange(len(rows)) >= len(good_rows)
-
-    def learn_without(others: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        good, own = rows[others & ~bad], others[len(good_rows) :]
-        # A fold that holds all of one kind leaves nothing to learn from: then its own rows have to serve.
-        if not len(good) or not own.any():
-            good, own = good_rows, np.ones(len(bad_rows), bool)
-        fusion = _calibrate(
-            score_names(channels), scored.matrix[good], scored.matrix[bad_rows[own]], novel[0][own], recipe.bad_rate
-        ).fusion
-        return fusion.probability
-
-    p_bad = thresholds.held_out(learn_without, scored.matrix[rows], folds[rows])
-    return thresholds.choose(p_bad, bad, recipe.bad_rate, recipe.precision, recipe.recall)
+    good, bad, _ = lesson.held_out(recipe.bad_rate)
+    is_bad = np.arange(len(good) + len(bad)) >= len(good)
+    return thresholds.choose(np.r_[good, bad], is_bad, recipe.bad_rate, recipe.precision, recipe.recall)
 
 
-def _calibrate_ccds(
-    examples: Examples,
-    channels: Sequence[str],
-    ccd_bad: np.ndarray,
-    scored: Scored,
-    bad_rows: np.ndarray,
-    novel: tuple[np.ndarray, np.ndarray],
-    recipe: Recipe,
-) -> Calibration:
-    good = thin(scored.ccd_matrix[_good_ccds(examples) & ~ccd_bad])
-    ccds = segment_rows(examples.raw.starts[bad_rows], examples.raw.sizes()[bad_rows])
-    chosen = ccd_bad[ccds]
-    known = scored.ccd_matrix[ccds[chosen]]
-    return _calibrate(ccd_score_names(channels), good, known, novel[1][chosen], recipe.bad_rate)
+def _calibrate_ccds(lesson: Lesson, bad_rate: float) -> Calibration:
+    examples, matrix = lesson.examples, lesson.scored.ccd_matrix
+    good = thin(matrix[_good_ccds(examples) & ~lesson.ccd_bad])
+    ccds = segment_rows(examples.raw.starts[lesson.bad_rows], examples.raw.sizes()[lesson.bad_rows])
+    chosen = lesson.ccd_bad[ccds]
+    names = ccd_score_names(lesson.features.channels)
+    return _calibrate(names, good, matrix[ccds[chosen]], lesson.novel[1][chosen], bad_rate)
 
 
 def _calibrate(
@@ -360,15 +398,15 @@ def _calibrate(
     scores = np.concatenate([good, bad, novel])
     is_bad = np.arange(len(scores)) >= len(good)
     weight = np.where(is_bad, 0.5, 1.0)
-    fusion = fit_fusion(scores, is_bad, weight, bad_rate)
+    fusion = fit_fusion(scores, is_bad, weight, bad_rate, is_rarity(names))
     return Calibration(tuple(names), fusion, _novelty_scale(names, fusion.one_sided, good))
 
 
 def _no_weights(names: Sequence[str], scores: np.ndarray) -> Calibration:
-    scale = OneSided.fit(scores)
+    scale = OneSided.fit(scores, is_rarity(names))
     fusion = Fusion(scale, np.zeros(scores.shape[1]), 0.0)
     return Calibration(tuple(names), fusion, _novelty_scale(names, scale, scores))
 
 
 def _novelty_scale(names: Sequence[str], scale: OneSided, good: np.ndarray) -> OneSided:
-    return OneSided.fit(largest_novelty(names, scale, good)[:, None])
+    return OneSided.fit(largest_novelty(names, scale, good)[:, None], np.zeros(1, bool))

@@ -13,6 +13,26 @@ import numpy as np
 
 from hpcqa.qa import approximate, knn
 
+FORMS = ("ratio", "vote", "softmax")
+# Distances below this are equal for every purpose; keeps the logarithm of a duplicate finite.
+TINY = 1e-6
+TEMPERATURE = 0.3
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How neighbours become scores.
+
+    Attributes:
+        k: neighbours of each class.
+        form: of the score that says which way they point, one of FORMS.
+        device: where distances are computed.
+    """
+
+    k: int = 4
+    form: str = "ratio"
+    device: str = "cpu"
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -24,6 +44,7 @@ class Scores:
         nearest_good: int64 (query, k), rows of the references, -1 for none.
         nearest_bad: int64 (query, k).
         good_distance, bad_distance: float64 (query, k), inf for none.
+        form: of `leaning`, one of FORMS.
     """
 
     good: np.ndarray
@@ -32,6 +53,12 @@ class Scores:
     nearest_bad: np.ndarray
     good_distance: np.ndarray
     bad_distance: np.ndarray
+    form: str = "ratio"
+
+    @property
+    def leaning(self) -> np.ndarray:
+        """Which way the neighbours point, by `form`, one of FORMS: float64 (query,), larger is worse."""
+        return {"ratio": lambda: self.ratio, "vote": lambda: self.vote, "softmax": lambda: self.softmax}[self.form]()
 
     @property
     def ratio(self) -> np.ndarray:
@@ -41,6 +68,32 @@ class Scores:
         return np.where(np.isfinite(ratio), ratio, 0.0)
 
     @property
+    def vote(self) -> np.ndarray:
+        """Share of bad ones among the k nearest of both classes; 0 without any."""
+        near, is_bad = self._both()
+        return _share(np.isfinite(near).astype(np.float64), is_bad)
+
+    @property
+    def softmax(self) -> np.ndarray:
+        """The same with weights that fall like a Gaussian of the distance in units of the k-th neighbour's.
+
+        Weights of a softmax over similarities are those of DINO's evaluation (arXiv:2104.14294, appendix F); the local
+        unit makes the temperature mean the same in every feature space.
+        """
+        near, is_bad = self._both()
+        finite = np.isfinite(near)
+        unit = np.maximum(np.where(finite, near, 0.0).max(axis=1, keepdims=True), TINY)
+        weight = np.where(finite, np.exp(-np.square(np.where(finite, near, 0.0) / unit) / TEMPERATURE), 0.0)
+        return _share(weight, is_bad)
+
+    def _both(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distances of the k nearest of both classes, and which are bad: float64 and bool (query, k)."""
+        distance = np.concatenate([self.good_distance, self.bad_distance], axis=1)
+        bad = np.arange(distance.shape[1]) >= self.good_distance.shape[1]
+        order = np.argsort(distance, axis=1, kind="stable")[:, : self.good_distance.shape[1]]
+        return np.take_along_axis(distance, order, axis=1), bad[order]
+
+    @property
     def novelty(self) -> np.ndarray:
         """Log of the distance to good; 0 where unknown."""
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -48,19 +101,20 @@ class Scores:
         return np.where(np.isfinite(novelty), novelty, 0.0)
 
 
-# Distances below this are equal for every purpose; keeps the logarithm of a duplicate finite.
-TINY = 1e-6
+def _share(weight: np.ndarray, is_bad: np.ndarray) -> np.ndarray:
+    """Share of the weight (query, neighbour) that is on bad ones; 0 where there is none: float64 (query,)."""
+    total = weight.sum(axis=1)
+    return np.asarray((weight * is_bad).sum(axis=1) / np.where(total > 0, total, 1.0))
 
 
 def distance_ratio_scores(
     queries: np.ndarray,
     references: np.ndarray,
     bad: np.ndarray,
-    k: int = 4,
+    manner: Manner,
     *,
     query_group: np.ndarray | None = None,
     reference_group: np.ndarray | None = None,
-    device: str = "cpu",
     indices: Mapping[bool, approximate.Index] | None = None,
 ) -> Scores:
     """Score queries by their distances to the nearest good and the nearest bad references.
@@ -69,10 +123,9 @@ def distance_ratio_scores(
         queries: float32 (query, feature).
         references: float32 (reference, feature).
         bad: bool (reference,).
-        k: neighbours of each class; means over fewer where there are fewer.
+        manner: how many neighbours of each class (fewer where there are fewer), and what becomes of them.
         query_group: int (query,); a query never finds references of its own group (its exposure, night or fold).
         reference_group: int (reference,), with `query_group`.
-        device: where the distances are computed.
         indices: approximate ones of the good (False) and the bad (True) references, for queries of no group.
 
     Returns:
@@ -84,19 +137,26 @@ def distance_ratio_scores(
         rows = np.flatnonzero(bad == side)
         group = None if reference_group is None else np.asarray(reference_group)[rows]
         index = (indices or {}).get(side)
-        sides.append(_one_class(queries, references, rows, k, query_group, group, device, index))
+        sides.append(_one_class(queries, references, rows, manner, query_group, group, index))
     good, worse = sides
-    return Scores(_mean(good.distance), _mean(worse.distance), good.index, worse.index, good.distance, worse.distance)
+    return Scores(
+        _mean(good.distance),
+        _mean(worse.distance),
+        good.index,
+        worse.index,
+        good.distance,
+        worse.distance,
+        manner.form,
+    )
 
 
 def _one_class(
     queries: np.ndarray,
     references: np.ndarray,
     rows: np.ndarray,
-    k: int,
+    manner: Manner,
     query_group: np.ndarray | None,
     group: np.ndarray | None,
-    device: str,
     index: approximate.Index | None,
 ) -> knn.Neighbours:
     exclude = None
@@ -107,9 +167,9 @@ def _one_class(
         exclude = np.stack([np.searchsorted(group, query_group, side) for side in ("left", "right")], axis=1)
     chosen = _take(references, rows)
     if index is None:
-        found = knn.nearest(queries, chosen, k, exclude=exclude, device=device)
+        found = knn.nearest(queries, chosen, manner.k, exclude=exclude, device=manner.device)
     else:
-        found = index.nearest_but(queries, chosen, k, exclude, device)
+        found = index.nearest_but(queries, chosen, manner.k, exclude, manner.device)
     return knn.Neighbours(found.distance, np.where(found.index < 0, -1, _lookup(rows, found.index)))
 
 

@@ -7,29 +7,12 @@ alike, and for the share of bad exposures that is expected where the classifier 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from hpcqa.config import ClassifyConfig
-
-
-def held_out(
-    learn: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]], scores: np.ndarray, fold: np.ndarray
-) -> np.ndarray:
-    """Probabilities of rows by a fusion learned on the rows of the other folds: float64 (row,).
-
-    Args:
-        learn: from a mask of rows to a function from scores to probabilities.
-        scores: float64 (row, score), made without the row's own fold.
-        fold: int (row,).
-    """
-    probability = np.full(len(scores), np.nan)
-    for number in np.unique(fold):
-        inside = fold == number
-        probability[inside] = learn(~inside)(scores[inside])
-    return probability
 
 
 def rates(p_bad: np.ndarray, bad: np.ndarray, bad_rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

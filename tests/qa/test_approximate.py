@@ -8,6 +8,7 @@ import pytest
 from hpcqa.errors import EnvironmentProblem
 from hpcqa.qa import approximate, knn
 from hpcqa.qa.classifier import References
+from hpcqa.qa.scores import Manner
 
 
 def clustered(rows: int, seed: int) -> np.ndarray:
@@ -42,8 +43,8 @@ def test_scores_are_nearly_those_of_the_exact_search(monkeypatch: pytest.MonkeyP
     assert set(near.indices["numbers"]) == {False, True}
     assert 0.5 < least <= 1.0
     queries, own = clustered(80, 4), np.repeat([-1, 2], 40)
-    expected = exact.score({"numbers": queries}, own, 4, "cpu")["numbers"]
-    found = near.score({"numbers": queries}, own, 4, "cpu")["numbers"]
+    expected = exact.score({"numbers": queries}, own, Manner(4))["numbers"]
+    found = near.score({"numbers": queries}, own, Manner(4))["numbers"]
     assert np.array_equal(found.ratio[40:], expected.ratio[40:])
     assert np.mean(np.isclose(found.ratio, expected.ratio)) > 0.5
     assert np.all(found.good >= expected.good)

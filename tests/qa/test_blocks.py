@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcqa.qa import blocks
-from hpcqa.qa.blocks import NumberScale, Pca, Raw, Robust
+from hpcqa.qa.blocks import NumberScale, Pca, Raw, Robust, Tails, rarest
 from hpcqa.qa.exposure import top_mean
 
 
@@ -96,3 +96,33 @@ def test_selected_exposures_keep_their_ccds_together() -> None:
     assert chosen.starts.tolist() == [0, 1]
     assert chosen.exposure["focal_plane"][:, 0].tolist() == [2, 0]
     assert raw.select(np.zeros(0, int)).num_ccds == 0
+
+
+def test_rarity_follows_the_tail_that_good_examples_have() -> None:
+    """Exponential tails of two lengths, and one on one side only: rarity is the logarithm of how rare a value is."""
+    rng = np.random.default_rng(3)
+    long, short = rng.exponential(4.0, 50000) + 1.0, rng.exponential(0.5, 50000) + 1.0
+    signs = rng.choice([-1.0, 1.0], 50000)
+    tails = Tails.fit(np.stack([long * signs, short * signs, np.maximum(long * signs, -1.0)], axis=1))
+    found = tails.rarity(np.array([[13.0, 13.0, -13.0], [0.5, -0.5, 0.0]]))
+    # Where the tail begins 1 of 10 lies beyond on either side; it falls by e in its own length.
+    start = tails.start[0, 0]
+    assert found[0, 0] == pytest.approx((13.0 - start) / 4.0, rel=0.05)
+    assert found[0, 1] > 5 * found[0, 0]
+    assert found[0, 2] > 5 * found[0, 0]
+    assert not found[1].any()
+
+
+def test_few_good_examples_make_nothing_endlessly_rare() -> None:
+    tails = Tails.fit(np.zeros((0, 2)))
+    assert np.isfinite(tails.rarity(np.array([[60.0, -60.0]]))).all()
+    still = Tails.fit(np.zeros((500, 1)))
+    assert 20 < still.rarity(np.array([[15.0]]))[0, 0] < 60
+
+
+def test_the_rarest_numbers_count_and_the_others_do_not() -> None:
+    rarity = np.zeros((2, 100), np.float32)
+    rarity[0, [5, 70]] = 8.0, 4.0
+    assert rarest(rarity).tolist() == [6.0, 0.0]
+    assert rarest(rarity[:, :1]).tolist() == [0.0, 0.0]
+    assert rarest(rarity[:, :0]).tolist() == [0.0, 0.0]

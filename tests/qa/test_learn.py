@@ -21,9 +21,11 @@ from hpcqa.qa.learn import (
     clean_ccds,
     learn,
     learn_unlabelled,
+    prepare,
     weak_ccds,
     what_is_missing,
 )
+from hpcqa.qa.scores import FORMS
 from hpcqa.reasons import BIT, REASONS
 from tests.qa.synthetic import KINDS, number_scale, survey
 
@@ -82,7 +84,7 @@ def test_good_ccds_of_a_bad_exposure_are_cleaned_away() -> None:
     truly_bad = examples.ccd == BAD
     whole = np.where(local, BAD, examples.whole).astype(np.int8)
     weak = dataclasses.replace(examples, whole=whole, ccd=np.full_like(examples.ccd, UNKNOWN))
-    features = learn(weak, number_scale(), RECIPE).features.ccd(weak.raw)
+    features = learn(weak, number_scale(), RECIPE).features.apply(weak.raw)
     folds = assign_folds(weak.night, 5, 1)
     inside = local[weak.exposure_of_ccd()]
     naive, cleaned = weak_ccds(weak), clean_ccds(weak, features, folds, RECIPE)
@@ -101,6 +103,43 @@ def test_results_do_not_depend_on_the_order_or_number_of_exposures(
         part = learned.decide(test.raw.select(rows), test.expnum[rows])
         assert np.allclose(part.p_bad, whole.p_bad[rows], rtol=1e-5)
         assert np.array_equal(part.nearest, whole.nearest[rows])
+
+
+def test_held_out_probabilities_know_nothing_of_their_own_fold(halves: tuple[Examples, Examples]) -> None:
+    """Other labels of a fold's exposures change nothing of what the other folds' fusion learns."""
+    lesson = prepare(halves[0], RECIPE)
+    fold = int(lesson.folds[lesson.bad_rows[0]])
+    good, bad = lesson.folds[lesson.good_rows] != fold, lesson.folds[lesson.bad_rows] != fold
+    expected = lesson.calibrate(good, bad, RECIPE.bad_rate).fusion
+    inside = lesson.folds[lesson.bad_rows] == fold
+    rows = lesson.bad_rows[inside]
+    _, found, novel = lesson.held_out(RECIPE.bad_rate)
+    assert np.array_equal(found[inside], expected.probability(lesson.scored.matrix[rows]))
+    assert np.array_equal(novel[inside], expected.probability(lesson.novel[0][inside]))
+
+
+@pytest.mark.parametrize("score", FORMS)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_every_form_of_score_tells_bad_from_good(halves: tuple[Examples, Examples], score: str, metric: str) -> None:
+    train, test = halves
+    learned = learn(train, number_scale(), dataclasses.replace(RECIPE, score=score, metric=metric))
+    answers = learned.decide(test.raw, test.expnum)
+    assert roc_auc_score(test.any_bad(), answers.p_bad) > 0.9
+
+
+def test_one_number_far_out_on_one_ccd_is_found(learned: Classifier, halves: tuple[Examples, Examples]) -> None:
+    """A number that good CCDs hold still, on a single CCD: neighbours among many numbers hardly see it."""
+    test = halves[1]
+    good = np.flatnonzero(~test.any_bad())
+    numbers = test.raw.ccd["numbers"].copy()
+    changed = good[::2]
+    numbers[test.raw.starts[changed] + 1, 3] = 25.0
+    raw = dataclasses.replace(test.raw, ccd={**test.raw.ccd, "numbers": numbers})
+    answers = learned.decide(raw, test.expnum)
+    kept = np.setdiff1d(good, changed)
+    assert np.median(answers.p_bad[changed]) > np.quantile(answers.p_bad[kept], 0.9)
+    worst = [np.argmax(part) for part in np.split(answers.ccd_p_bad, test.raw.starts[1:])]
+    assert np.mean([worst[row] == 1 for row in changed]) > 0.9
 
 
 def test_a_classifier_survives_its_file(learned: Classifier, halves: tuple[Examples, Examples], tmp_path: Path) -> None:

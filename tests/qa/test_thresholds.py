@@ -70,13 +70,6 @@ def test_review_is_never_above_bad() -> None:
     assert thresholds.applied(ClassifyConfig(), {"thresholds": {"bad_above": 0.9}}).review_above == 0.3
 
 
-def test_rows_are_scored_by_the_other_folds() -> None:
-    fold = np.array([0, 0, 1, 2, 2])
-    seen = []
-    thresholds.held_out(lambda rows: seen.append(rows.tolist()) or (lambda scores: scores[:, 0]), np.ones((5, 1)), fold)
-    assert seen == [[False, False, True, True, True], [True, True, False, True, True], [True, True, True, False, False]]
-
-
 def test_what_is_asked_for_is_in_the_classifier_and_its_digest(tmp_path: Path) -> None:
     examples, recipe = survey(), Recipe(bad_rate=0.3, pca=6)
     plain = learn(examples, number_scale(), recipe)
