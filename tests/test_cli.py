@@ -58,7 +58,7 @@ def test_cfg_job_shows_the_composed_configuration(tmp_path):
     [
         (["manifst"], 2, "manifst: no such command"),
         (["fit", "fit.kk=3"], 2, "fit.kk: no such setting; did you mean fit.k"),
-        (["fit", "fit.k=0"], 2, "fit.k=0: expected 1 to 1000"),
+        (["fit", "fit.k=-1"], 2, "fit.k=-1: expected 0 to 1000"),
         (["fit", "--quick"], 2, "--quick: no such switch"),
         (["run"], 2, "survey.tables=[]: no survey"),
         (["manifest"], 2, "survey.tables=[]: no survey"),

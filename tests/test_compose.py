@@ -33,7 +33,7 @@ def test_groups_and_values_compose(tmp_path):
     [
         ("ssl.lrr=1", "ssl.lrr: no such setting; did you mean ssl.lr"),
         ("fit.k=many", "fit.k"),
-        ("fit.k=0", "fit.k=0: expected 1 to 1000"),
+        ("fit.k=-1", "fit.k=-1: expected 0 to 1000"),
         ("instrument=hubble", "hubble"),
         ("seed", "seed: expected key=value"),
         ("fit.k=[1", "fit.k=[1"),

@@ -9,20 +9,18 @@ from hpcqa.config.fields import setting
 
 @dataclass(frozen=True)
 class FitConfig:
-    k: int = setting(4, "Neighbours of each class that a score averages over.", low=1, high=1000)
+    k: int = setting(0, "Neighbours of each class that a score averages over; 0: chosen, from 4 on.", low=0, high=1000)
     score: str = setting(
-        "ratio",
-        "What the neighbours say: the ratio of the distances to good and to bad ones, a vote, or softmax weights.",
-        choices=("ratio", "vote", "softmax"),
+        "auto",
+        "What the neighbours say: the ratio of the distances to good and to bad ones, a vote, or softmax weights. "
+        "auto, as 0 for k and pca: chosen by cross-validation over nights, from ratio on, for a gain beyond two "
+        "standard errors.",
+        choices=("auto", "ratio", "vote", "softmax"),
     )
-    metric: str = setting("euclidean", "How distances are measured.", choices=("euclidean", "cosine"))
-    pca: int = setting(32, "Principal components kept of each block.", low=1, high=4096)
-    choose: list[str] = setting(
-        ["score", "metric", "k", "pca"],
-        "Settings of fit that cross-validation over nights chooses, with reasons of bad ones left out in turn; "
-        "the values given are kept unless another is better by more than two standard errors. []: none.",
-        choices=("score", "metric", "k", "pca"),
+    metric: str = setting(
+        "auto", "How distances are measured; auto: chosen, from euclidean on.", choices=("auto", "euclidean", "cosine")
     )
+    pca: int = setting(0, "Principal components kept of each block; 0: chosen, from 32 on.", low=0, high=4096)
     bad_rate: float = setting(
         0.02, "Share of bad exposures expected in production; corrects p_bad.", low=1e-5, high=0.9
     )

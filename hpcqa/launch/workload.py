@@ -27,6 +27,7 @@ TEXT_BYTES = 16
 TABLE_SHARE = 0.2
 # Share of the exposures that someone has labelled, where nobody says: 3,737 of DR11's 223,749 were reviewed.
 LABELLED_SHARE = 0.017
+PCA = 32  # where fit.pca is left to be chosen
 # Full-size pictures of an exposure in the report (PNG and page), and a line of it in the page, bytes.
 PICTURES_BYTES, LINE_BYTES = 170e3, 500.0
 # Bands of a survey that have patterns of their own.
@@ -74,7 +75,7 @@ def work(config: Config, counts: Counts) -> dict[str, dict[str, float]]:
     megapixels = counts.ccds * rows * cols / 1e6
     references = counts.labelled * counts.ccds_per_exposure
     # Four blocks of at most pca components, compared with every reference, at CCD level.
-    comparisons = 2e-9 * counts.ccds * references * 4 * config.fit.pca
+    comparisons = 2e-9 * counts.ccds * references * 4 * (config.fit.pca or PCA)
     return {
         "simulate": {"Mpixel": megapixels, "CCD": counts.ccds},
         "manifest": {"CCD": counts.ccds},
@@ -183,7 +184,7 @@ def output(config: Config, counts: Counts) -> dict[str, Output]:
         "calibrate": Output(1, plain_bytes(CALIBRATION, dims | patterns)),
         "pretrain": Output(*_checkpoints(config)),
         "embed": Output(copies * shards, copies * embedding),
-        "fit": Output(1, 4.0 * counts.labelled * (counts.ccds_per_exposure + 1) * 4 * config.fit.pca),
+        "fit": Output(1, 4.0 * counts.labelled * (counts.ccds_per_exposure + 1) * 4 * (config.fit.pca or PCA)),
         # The Parquet tables, their FITS twins, the lists and the tables' ccd_cuts.
         "classify": Output(8, 6 * decisions),
         "evaluate": Output(1, 25e3),

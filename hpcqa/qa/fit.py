@@ -110,7 +110,7 @@ def fit(config: Config, folder: RunFolder, paths: list[Path]) -> Classifier:
         examples, scale, number_names = read_examples(config, folder, paths, exposures, known, everything=True)
     trials: tuple[search.Trial, ...] = ()
     if not missing:
-        recipe, trials = search.choose(examples, recipe, config.fit.choose)
+        recipe, trials = search.choose(examples, recipe, left_open(config))
         for line in search.in_words(trials):
             logger.info("fit: %s", line)
     learned = learn_unlabelled(examples, scale, recipe) if missing else learn(examples, scale, recipe)
@@ -133,14 +133,17 @@ def _missing(known: Known, examples: Examples) -> str:
     return what_is_missing(examples)
 
 
+def left_open(config: Config) -> tuple[str, ...]:
+    """The settings of fit that are to be chosen."""
+    return tuple(name for name in search.SEARCHED if getattr(config.fit, name) in (0, "auto"))
+
+
 def recipe_of(config: Config) -> Recipe:
-    """The settings of learning."""
+    """The settings of learning; those that are left open where the search for them starts."""
     fit = config.fit
+    given = {name: getattr(fit, name) for name in search.SEARCHED if name not in left_open(config)}
     return Recipe(
-        k=fit.k,
-        score=fit.score,
-        metric=fit.metric,
-        pca=fit.pca,
+        **given,
         bad_rate=fit.bad_rate,
         folds=fit.folds,
         seed=config.seed,

@@ -93,7 +93,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of `learn`; those of SEARCHED can be chosen by `search.choose`."""
+    """Settings of `learn`; `search.choose` can choose some."""
 
     k: int = 4
     score: str = "ratio"

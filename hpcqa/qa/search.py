@@ -20,8 +20,9 @@ from hpcqa.qa.blocks import thin
 from hpcqa.qa.learn import GOOD, Examples, Lesson, Recipe, prepare
 from hpcqa.qa.scores import FORMS
 
+SEARCHED = ("score", "metric", "k", "pca")
 FEWEST = 20  # of good and of bad exposures
-MOST = 300  # of either: enough to see differences that matter
+MOST = 200  # of either: enough to see differences that matter, and minutes for sixty CCDs an exposure
 SAMPLES = 200
 STANDARD_ERRORS = 2.0
 

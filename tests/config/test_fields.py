@@ -26,7 +26,7 @@ def test_names_are_unique():
 @pytest.mark.parametrize(
     ("section", "name", "value", "said"),
     [
-        ("fit", "k", 0, "fit.k=0: expected 1 to"),
+        ("fit", "k", -1, "fit.k=-1: expected 0 to"),
         ("fit", "bad_rate", 2.0, "fit.bad_rate=2.0"),
         ("fit", "bad_rate", float("nan"), "fit.bad_rate=nan"),
         ("model", "arch", "huge", "expected one of"),
