@@ -3,9 +3,10 @@
     python benchmarks/classify_scale.py --folder /somewhere/with/20/GB --shares 1/64,1/16,1/4,1
 
 The release has 224,000 exposures of 58 CCDs (13 million CCDs): a survey-ccds table, a manifest with a tenth of the rows
-cut, embeddings of a few columns in files of 16 exposures, a classifier of 2,000 labelled exposures. Each share runs in
-a process of its own; peak memory is that process's largest resident set, its libraries included. Both should grow by
-the ratio of the shares and no faster.
+cut, embeddings of a few columns in files of 16 exposures. The first 2,000 exposures of every share are labelled, half
+of them bad (elsewhere one in 50 is), so that all shares are compared with the same references, some 100,000 CCDs. Each
+share runs in a process of its own; peak memory is that process's largest resident set, its libraries included. Both
+should grow by the ratio of the shares and no faster.
 
 With --tables the neighbours are left out: made-up answers go through everything that one process does for the whole
 release (joining, verdicts, both tables, all exports, the report). The neighbours are linear in the CCDs and shared by
@@ -80,8 +81,9 @@ def make_run(run: Path, exposures: int, num_files: int, labelled: int) -> None:
     columns |= {"cuts": np.where(is_cut, 1 << 12, 0)}
     columns |= {"cut_detail": Coded(is_cut.astype(np.int32), ("", "exptime 5 s is shorter than 10 s"))}
     store.write_table(folder.output("manifest"), catalog.MANIFEST, columns, Provenance("d"))
-    kinds = np.where(rng.random(exposures) < 0.02, rng.integers(0, 4, exposures), -1)
-    write_labels(folder, kinds, labelled)
+    share_bad = np.where(np.arange(exposures) < labelled, 0.5, 0.02)
+    kinds = np.where(rng.random(exposures) < share_bad, rng.integers(0, 4, exposures), -1)
+    write_labels(folder, kinds[:labelled])
     write_calibration(folder.output("calibration"))
     for number in range(min(num_files, -(-exposures // A_SHARD))):
         write_embedding(folder.output("embeddings") / shard_name(number), number, kinds, rng)
@@ -97,15 +99,14 @@ def write_survey_table(path: Path, of_row: np.ndarray) -> None:
     plain.with_name("plain.fits.gz").rename(path)
 
 
-def write_labels(folder: RunFolder, kinds: np.ndarray, most: int) -> None:
-    bad, good = np.flatnonzero(kinds >= 0), np.flatnonzero(kinds < 0)
-    chosen = np.sort(np.concatenate([bad[: most // 2], good[: most // 2]]))
+def write_labels(folder: RunFolder, kinds: np.ndarray) -> None:
+    rows = len(kinds)
     columns = {
-        column.name: np.full(len(chosen), "", object) if column.dtype == "str" else np.zeros(len(chosen), column.dtype)
+        column.name: np.full(rows, "", object) if column.dtype == "str" else np.zeros(rows, column.dtype)
         for column in catalog.LABELS.columns
     }
-    columns |= {"expnum": FIRST + chosen, "ccdnum": np.full(len(chosen), -1), "bad": kinds[chosen] >= 0}
-    columns["reasons"] = np.where(kinds[chosen] >= 0, 2 << np.maximum(kinds[chosen], 0), 0)
+    columns |= {"expnum": FIRST + np.arange(rows), "ccdnum": np.full(rows, -1), "bad": kinds >= 0}
+    columns["reasons"] = np.where(kinds >= 0, 2 << np.maximum(kinds, 0), 0)
     store.write_table(folder.output("labels"), catalog.LABELS, columns, Provenance("d"))
 
 
@@ -213,7 +214,11 @@ def main() -> None:
             # Made-up answers need a classifier to look things up in, no more.
             make_run(run, exposures, *((200, 100) if arguments.tables else (exposures, LABELLED)))
             fit.run(settings(run), RunFolder(run), Ranks())
-            print(f"{share}: {exposures:,} exposures, {exposures * CCDS:,} CCDs ({time.perf_counter() - made:.0f} s)")
+            references = len(classifier_file.read(RunFolder(run).output("classifier")).ccd.expnum)
+            print(
+                f"{share}: {exposures:,} exposures, {exposures * CCDS:,} CCDs, {references:,} labelled CCDs "
+                f"({time.perf_counter() - made:.0f} s)"
+            )
             sys.stdout.flush()
             words = ["--measure", str(run), *(["--tables"] if arguments.tables else [])]
             subprocess.run([sys.executable, __file__, *words], check=True)

@@ -150,14 +150,16 @@ class Products:
         """Bounds, less what they share, and rows of the smallest, ascending: float32 and int64 (query, wanted)."""
         values = np.full((len(factors), wanted), np.inf, np.float32)
         places = np.full((len(factors), wanted), -1, np.int64)
-        room = torch.empty(len(factors) * REFERENCE_ROWS, dtype=self.dtype)
+        queries, count = len(slopes), len(self.references)
+        room = torch.empty(queries * REFERENCE_ROWS, dtype=self.dtype)
+        found = (room if self.dtype == torch.float32 else room.view(torch.uint16)).numpy()
         for start in starts(self.references):
-            rows = self._part(start)
-            products = room[: len(factors) * len(rows)].view(len(factors), len(rows))
-            torch.mm(factors, rows.T, out=products)
-            found = (products if self.dtype == torch.float32 else products.view(torch.uint16)).numpy()
-            part = slice(start, start + len(rows))
-            select.smallest(found, self.lows[part], self.lengths[part], slopes, start, ranges, values, places)
+            stop = min(start + REFERENCE_ROWS, count)
+            width = stop - start
+            torch.mm(factors, self._part(start).T, out=room[: queries * width].view(queries, width))
+            made = found[: queries * width].reshape(queries, width)
+            lows, lengths = self.lows[start:stop], self.lengths[start:stop]
+            select.smallest(made, lows, lengths, slopes, start, ranges, values, places)
         return values, places
 
     def _on_device(

@@ -50,8 +50,9 @@ def collectives(folder: Path, ranks: Ranks) -> None:
 
 def failing(folder: Path, ranks: Ranks) -> None:
     with mpi.guarded(ranks):
-        for item in mpi.hand_out(list(range(1000)), ranks):
+        for item in mpi.hand_out(list(range(10_000)), ranks):
             if ranks.rank == ranks.world_size - 1 and item > 3:
+                record(folder, ranks, time.time())
                 raise ValueError(f"item {item} is broken")
             time.sleep(0.02)
 

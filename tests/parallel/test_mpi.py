@@ -66,10 +66,11 @@ def test_collectives(tmp_path: Path) -> None:
 
 @needs_mpi
 def test_a_failing_rank_ends_all_with_its_traceback(tmp_path: Path) -> None:
-    started = time.monotonic()
     done = start("failing", 3, tmp_path)
+    ended = time.time()
     assert done.returncode != 0
-    assert time.monotonic() - started < 20
+    failed = json.loads((tmp_path / "rank-2.json").read_text())
+    assert ended - failed < 10, "the others had work for more than a minute"
     assert "is broken" in done.stderr
     assert "rank 2 of 3 failed" in done.stderr
     assert "Traceback" in done.stderr
