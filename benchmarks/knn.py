@@ -77,7 +77,8 @@ def recall(found: np.ndarray, exact: np.ndarray) -> float:
 
 def measure(peers: dict[str, Search], shape: str, kind: str, options: argparse.Namespace) -> list[dict[str, object]]:
     rows, width = (int(part) for part in shape.split("x"))
-    knn.nearest(np.zeros((2, 2), "f4"), np.zeros((9, 2), "f4"), 2)  # compiled
+    for precision in ("fp32", "bf16"):
+        knn.nearest(np.zeros((2, 2), "f4"), np.zeros((9, 2), "f4"), 2, precision=precision)  # compiled
     queries, references = make_data(kind, rows, options.queries, width)
     exact = in_fp32(queries, references)
     wall: dict[str, list[float]] = {name: [] for name in peers}

@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcqa.errors import EnvironmentProblem
 from hpcqa.qa import knn
+from hpcqa.qa.products import Rows
 
 # Fewer references are searched faster one by one than cells are made.
 FEWEST = 20000
@@ -66,7 +67,7 @@ class Index:
         return knn.Neighbours(np.sqrt(distance), index)
 
     def nearest_but(
-        self, queries: np.ndarray, references: np.ndarray, k: int, exclude: np.ndarray | None, device: str
+        self, queries: np.ndarray, references: Rows, k: int, exclude: np.ndarray | None, device: str
     ) -> knn.Neighbours:
         """`nearest`, but exact for queries that may not find some of the references (see `knn.nearest`).
 

@@ -37,7 +37,7 @@ BF16_WIDTH = 48
 # Leading components, and when to look for them.
 LEADING, LEADING_WIDTH, LEADING_ROWS = 63, 256, 1 << 14
 LEADING_SHARE = 0.9  # of the variance, at least
-FIT_ROWS = 4096
+FIT_ROWS, ITERATIONS = 2048, 4
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Neighbours:
 class _UnitRows:
     """Rows brought to unit length as they are read: a mapped file stays where it is."""
 
-    rows: np.ndarray
+    rows: Rows
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -79,7 +79,7 @@ def of_unit_length(rows: np.ndarray) -> np.ndarray:
 
 def nearest(
     queries: np.ndarray,
-    references: np.ndarray,
+    references: Rows,
     k: int,
     *,
     exclude: np.ndarray | None = None,
@@ -92,7 +92,7 @@ def nearest(
 
     Args:
         queries: float32 (query, feature), finite.
-        references: float32 (reference, feature), finite.
+        references: float32 (reference, feature), finite; an array, or some rows of a mapped file.
         k: neighbours wanted, at least 1.
         exclude: int (query, 2), the range [start, stop) of reference rows that a query may not find.
         device: where the products run.
@@ -240,12 +240,19 @@ class _Leading:
 
     @classmethod
     def fit(cls, references: Rows, centre: np.ndarray) -> _Leading | None:
-        """From some of the references; None where a few components hold too little of the variance."""
-        sample = _sample(references) - centre
-        values, vectors = np.linalg.eigh((sample.T @ sample).astype(np.float64))
-        if values[-LEADING:].sum() < LEADING_SHARE * values.sum():
+        """From some of the references; None where a few components hold too little of the variance.
+
+        Subspace iteration: any orthonormal components serve, and nearly the best ones are found in a few products.
+        """
+        sample = torch.from_numpy(_sample(references) - centre)
+        variance = torch.mm(sample.T, sample).double()
+        components = variance[:, torch.linspace(0, len(variance) - 1, LEADING).long()]
+        for _ in range(ITERATIONS):
+            components, _ = torch.linalg.qr(torch.mm(variance, components))
+        held = torch.trace(components.T @ variance @ components)
+        if held < LEADING_SHARE * torch.trace(variance):
             return None
-        return cls(centre, np.ascontiguousarray(vectors[:, -LEADING:], np.float32))
+        return cls(centre, np.ascontiguousarray(components.numpy(), np.float32))
 
     def apply(self, rows: np.ndarray) -> np.ndarray:
         """Leading components and the length of the rest: float32 (row, LEADING + 1)."""

@@ -55,6 +55,29 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
+class SomeRows:
+    """Some rows of an array, taken as they are asked for: of a mapped file no process holds a copy.
+
+    Attributes:
+        everything: float32 (row, feature).
+        chosen: int64 (reference,), its rows.
+    """
+
+    everything: np.ndarray
+    chosen: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.chosen), *self.everything.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return np.asarray(self.everything[self.chosen[rows]])
+
+
+@dataclass(frozen=True)
 class Candidates:
     """References that may be nearest, by growing bound.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcqa.qa import approximate, knn
+from hpcqa.qa.products import Rows, SomeRows
 
 FORMS = ("ratio", "vote", "softmax")
 # Distances below this are equal for every purpose; keeps the logarithm of a duplicate finite.
@@ -177,11 +178,12 @@ def _lookup(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
     return rows[np.maximum(index, 0)] if len(rows) else index
 
 
-def _take(references: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows of an array, as a view where they are consecutive (the array may be a large mapped file)."""
+def _take(references: np.ndarray, rows: np.ndarray) -> Rows:
+    """Rows of an array, without a copy: it may be a large mapped file that the ranks of a node share."""
+    plain = np.asarray(references)
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and np.all(np.diff(rows) == 1):
-        return references[rows[0] : rows[-1] + 1]
-    return np.asarray(references[rows])
+        return plain[rows[0] : rows[-1] + 1]
+    return SomeRows(plain, rows)
 
 
 def _mean(distance: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -240,6 +242,18 @@ def test_a_row_has_unit_length_whatever_its_neighbours() -> None:
     assert np.allclose(np.linalg.norm(np.delete(unit, 7, axis=0), axis=1), 1.0)
     assert not unit[7].any()
     assert np.array_equal(np.concatenate([knn.of_unit_length(rows[row : row + 1]) for row in range(40)]), unit)
+
+
+@pytest.mark.parametrize("metric", knn.METRICS)
+def test_rows_taken_from_a_mapped_file_are_as_good_as_an_array(metric: str, tmp_path: Path) -> None:
+    everything = embeddings(1500, 12)
+    np.save(tmp_path / "rows.npy", everything)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    chosen = np.flatnonzero(np.random.default_rng(3).random(1500) < 0.4)
+    found = knn.nearest(everything[:30], products.SomeRows(mapped, chosen), 5, metric=metric)
+    expected = knn.nearest(everything[:30], everything[chosen], 5, metric=metric)
+    assert np.array_equal(found.index, expected.index)
+    assert np.array_equal(found.distance, expected.distance)
 
 
 def test_an_unknown_metric_is_refused() -> None:
