@@ -165,6 +165,7 @@ def write_made_up(config: Config, folder: RunFolder, ranks: Ranks) -> None:
         ccd_p_bad=ccd_p_bad,
         ccd_novelty=rng.exponential(1.0, len(seen)).astype("f4"),
         ccd_reasons=np.where(ccd_p_bad > 0.3, 2, 0),
+        ccd_where=np.where(ccd_p_bad > 0.3, "x 513-1024 y 1-512 +9.3", "").astype(object),
         failed_expnum=manifest["expnum"][lost_rows],
         failed_ccdnum=manifest["ccdnum"][lost_rows],
         failed=np.full(len(lost_rows), 2),

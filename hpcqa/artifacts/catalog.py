@@ -153,6 +153,23 @@ EMBEDDING = Schema(
         Column("background", "float32", "Embedding of the background map.", dims=("ccd", "embedding")),
         Column("detail", "float32", "Embedding of the detail view.", dims=("ccd", "embedding")),
         Column("defects", "float32", "Answers of the injected-defect heads.", dims=("ccd", "defect"), optional=True),
+        Column(
+            "where",
+            "float16",
+            "Mean deviation of the background from the CCD's usual one, in a coarse grid over the background view; NaN "
+            "unknown.",
+            unit="sigma of a cell",
+            dims=("ccd", "wy", "wx"),
+            optional=True,
+        ),
+        Column(
+            "background_bin",
+            "int32",
+            "Native pixels along a side of a cell of the background view.",
+            unit="px",
+            dims=("ccd",),
+            optional=True,
+        ),
         Column("exposure", "int64", "Exposures.", dims=("exposure",)),
         Column("focal_plane", "float32", "Embedding of the focal-plane view.", dims=("exposure", "embedding")),
         Column(
@@ -254,6 +271,11 @@ CCD_DECISIONS = Schema(
         Column("reasons", "str", "Reasons, comma-separated, most probable first."),
         Column("novelty", "float32", "Distance to the good CCDs in units of their own scatter; NaN unknown."),
         Column("why", "str", "Why undecided, in words."),
+        Column(
+            "where",
+            "str",
+            "Where a suspicious CCD's background deviates most: columns x and rows y from 1, in sigma; else empty.",
+        ),
         Column("table", "str", "Table that the row came from."),
         Column("table_row", "int64", "Row in that table."),
     ),

@@ -38,6 +38,7 @@ class ShardSet:
         exposures: (M,) int64, every exposure in order.
         number_names: names of the measured numbers.
         contents: content digest of each shard.
+        background_bin: (N,) int32, native pixels along a side of a cell of the background view.
     """
 
     def __init__(self, paths: Sequence[Path], calibration: Path | None, config: Config) -> None:
@@ -52,7 +53,7 @@ class ShardSet:
         columns = index.columns
         self.expnum, self.ccdnum, self.failed = (columns[name] for name in ("expnum", "ccdnum", "failed"))
         self.exposures, self.number_names, self.contents = columns["exposure"], index.names, index.contents
-        self._background_bin = columns["background_bin"]
+        self.background_bin = columns["background_bin"]
         self._starts, self._offsets = index.starts, index.offsets
         self._shapes = dict(zip(ARRAYS, index.rows, strict=True))
         self._members = _Members(self.expnum, self.exposures)
@@ -127,7 +128,7 @@ class ShardSet:
 
     def _assemble(self, rows: np.ndarray, places: np.ndarray, num: int, shape: tuple[int, int]) -> np.ndarray:
         maps = self.background_sigmas(rows)
-        sides = self._background_bin[rows]
+        sides = self.background_bin[rows]
         image = np.zeros((num, *shape), np.float32)
         for side in np.unique(sides).tolist():
             of_side = sides == side

@@ -343,10 +343,11 @@ class FeatureMap:
 
     def ccd(self, raw: Raw) -> dict[str, np.ndarray]:
         """Features of the CCDs before they get unit length: channel to float32 (ccd, feature)."""
-        return {
-            channel: np.concatenate([self._apply(f"ccd.{name}", raw.block(name)) for name in CHANNELS[channel]], axis=1)
-            for channel in self.channels
-        }
+        return {channel: self.of_ccds(channel, raw) for channel in self.channels}
+
+    def of_ccds(self, channel: str, raw: Raw) -> np.ndarray:
+        """One channel of them."""
+        return np.concatenate([self._apply(f"ccd.{name}", raw.block(name)) for name in CHANNELS[channel]], axis=1)
 
     def exposure(self, raw: Raw, ccd: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Features of the exposures from those of their CCDs and their own blocks: float32 (exposure, feature)."""

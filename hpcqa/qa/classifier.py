@@ -126,6 +126,7 @@ class Answers:
         nearest: int64 (exposure, NEAREST), rows of the exposure references, nearest first, -1 for none.
         ccd_p_bad, ccd_novelty: float64 (ccd,).
         ccd_reason: float64 (ccd, reason).
+        rarity: float32 (ccd, number), of the measured numbers; empty where the classifier does not use them.
     """
 
     p_bad: np.ndarray
@@ -135,6 +136,7 @@ class Answers:
     ccd_p_bad: np.ndarray
     ccd_novelty: np.ndarray
     ccd_reason: np.ndarray
+    rarity: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,13 @@ class Classifier:
             ccd_p_bad=ccd_p_bad,
             ccd_novelty=ccds.novelty_of(scored.ccd_matrix),
             ccd_reason=ccd_reason,
+            rarity=self._rarity(raw),
         )
+
+    def _rarity(self, raw: Raw) -> np.ndarray:
+        if "numbers" not in self.features.channels:
+            return np.zeros((raw.num_ccds, 0), np.float32)
+        return self.features.tails("numbers").rarity(self.features.of_ccds("numbers", raw))
 
     def _ccd_reasons(self, scored: Scored) -> np.ndarray:
         return _mix(

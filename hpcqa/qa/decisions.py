@@ -10,8 +10,15 @@ import numpy as np
 
 from hpcqa.config import ClassifyConfig
 from hpcqa.qa.classifier import UNLABELLED, Answers, Classifier
-from hpcqa.qa.embedded import Embedded
-from hpcqa.qa.evidence import exposure_evidence, nearest_text, reason_codes, reason_words, worst_ccds
+from hpcqa.qa.embedded import Embedded, Where
+from hpcqa.qa.evidence import (
+    exposure_evidence,
+    nearest_text,
+    reason_codes,
+    reason_words,
+    where_on_ccd,
+    worst_ccds,
+)
 
 WORDS = np.array(["good", "bad", "review"], dtype=object)
 WHY = np.array(["", "p_bad in between"], dtype=object)
@@ -27,6 +34,7 @@ class Part:
         expnum, p_bad, novelty, reasons: of exposures; reasons packed (evidence.reason_codes).
         worst, nearest, evidence: of exposures, in words.
         ccd_expnum, ccd_ccdnum, ccd_p_bad, ccd_novelty, ccd_reasons: of CCDs with views.
+        ccd_where: of suspicious CCDs, in words.
         failed_expnum, failed_ccdnum, failed: CCDs without.
     """
 
@@ -42,6 +50,7 @@ class Part:
     ccd_p_bad: np.ndarray
     ccd_novelty: np.ndarray
     ccd_reasons: np.ndarray
+    ccd_where: np.ndarray
     failed_expnum: np.ndarray
     failed_ccdnum: np.ndarray
     failed: np.ndarray
@@ -60,8 +69,10 @@ def make_part(
     names = [ccdnames.get(number, str(number)) for number in embedded.ccdnum.tolist()]
     number_names = embedded.number_names
     spans = list(zip(embedded.raw.starts.tolist(), (embedded.raw.starts + sizes).tolist(), strict=True))
-    numbers = embedded.raw.ccd["numbers"]
-    evidence = [exposure_evidence(numbers[a:b], answers.ccd_p_bad[a:b], names[a:b], number_names) for a, b in spans]
+    numbers, rarity = embedded.raw.ccd["numbers"], answers.rarity
+    evidence = [
+        exposure_evidence(numbers[a:b], rarity[a:b], answers.ccd_p_bad[a:b], names[a:b], number_names) for a, b in spans
+    ]
     worst = [worst_ccds(answers.ccd_p_bad[a:b], names[a:b]) for a, b in spans]
     nearest = [nearest_text(rows, classifier.exposure) for rows in answers.nearest]
     labelled = classifier.mode != UNLABELLED
@@ -78,10 +89,22 @@ def make_part(
         ccd_p_bad=answers.ccd_p_bad.astype(np.float32),
         ccd_novelty=answers.ccd_novelty.astype(np.float32),
         ccd_reasons=reason_codes(answers.ccd_reason, answers.ccd_p_bad, least),
+        ccd_where=_where(embedded.where, answers.ccd_p_bad, least),
         failed_expnum=embedded.failed_expnum,
         failed_ccdnum=embedded.failed_ccdnum,
         failed=embedded.failed,
     )
+
+
+def _where(where: Where | None, p_bad: np.ndarray, least: float) -> np.ndarray:
+    """Where on each suspicious CCD: object (ccd,)."""
+    said = np.full(len(p_bad), "", object)
+    if where is None:
+        return said
+    for row in np.flatnonzero(np.nan_to_num(p_bad) >= least):
+        cell = int(where.cell[row])
+        said[row] = where_on_ccd(where.maps[row], where.down * cell, where.across * cell)
+    return said
 
 
 def _texts(values: Sequence[str]) -> np.ndarray:
@@ -173,7 +196,10 @@ def ccd_table(
     why[~usable] = manifest["cut_detail"][~usable]
     _say_failures(why, np.flatnonzero(usable & ~seen), manifest, part, failure_words)
     columns = {name: manifest[name] for name in ("expnum", "ccdnum", "ccdname", "table", "table_row")}
+    where = np.full(rows, "", object)
+    where[seen] = part.ccd_where[place[seen]]
     columns |= {"verdict": verdict, "p_bad": p_bad, "reasons": reason_words(codes), "novelty": novelty, "why": why}
+    columns["where"] = where
     return CcdTable(columns, seen)
 
 

@@ -82,6 +82,7 @@ class Embedded:
         failed_expnum, failed_ccdnum, failed: the CCDs without views, and why, in bits.
         number_names: of the measured numbers.
         failure_words: what each failure bit means, from the lowest.
+        where: coarse maps of the CCDs; None where the file has none.
     """
 
     raw: Raw
@@ -94,6 +95,23 @@ class Embedded:
     failed: np.ndarray
     number_names: tuple[str, ...]
     failure_words: tuple[str, ...]
+    where: Where | None = None
+
+
+@dataclass(frozen=True)
+class Where:
+    """Coarse maps of some CCDs.
+
+    Attributes:
+        maps: float16 (ccd, down, across), mean deviation of the background from the usual one; NaN unknown.
+        down, across: int64 (regions + 1,), edges of the regions in cells of the background view.
+        cell: int32 (ccd,), native pixels along a side of a cell.
+    """
+
+    maps: np.ndarray
+    down: np.ndarray
+    across: np.ndarray
+    cell: np.ndarray
 
 
 def read_scale(path: Path | None) -> NumberScale | None:
@@ -152,7 +170,15 @@ def read_embedding(
             failed[lost],
             tuple(arrays.attributes.get("number_names", ())),
             tuple(arrays.attributes.get("failure_words", ())),
+            _where(arrays, good),
         )
+
+
+def _where(arrays: store.ArrayFile, rows: np.ndarray) -> Where | None:
+    if "where" not in arrays:
+        return None
+    down, across = (np.array(edges, np.int64) for edges in arrays.attributes["where_edges"])
+    return Where(arrays.read("where")[rows], down, across, arrays.read("background_bin")[rows])
 
 
 def _with_columns(blocks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

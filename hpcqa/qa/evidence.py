@@ -11,35 +11,61 @@ from hpcqa.qa.classifier import References
 from hpcqa.reasons import REASONS, from_bits
 
 STANDS_OUT = 3.0
+# In all CCDs at once less is remarkable than in the worst of sixty.
+RARE_ALL_OVER, RARE_ON_ONE = 1.0, 3.0
+PLACES, PLACE_STANDS_OUT = 2, 3.0
 REASON_SHARE = 0.25
 
 
-def outstanding(deviations: np.ndarray, names: Sequence[str], most: int = 4) -> str:
-    """The numbers that deviate most, e.g. "fwhm +8.2, sky_noise +4.1"; empty if none stands out.
+def outstanding(deviations: np.ndarray, rarity: np.ndarray, names: Sequence[str], least: float, most: int = 4) -> str:
+    """The rarest numbers with their deviations, e.g. "fwhm +8.2, sky_noise +4.1"; empty if none stands out.
 
     Args:
         deviations: float (number,), in units of the survey's scatter; NaN unknown.
+        rarity: float (number,), see blocks.Tails: 20 sigma are usual for one number and unheard of for another.
+        least: rarity from which a number is named.
     """
-    size = np.abs(np.nan_to_num(deviations[: len(names)]))
-    order = np.argsort(-size, kind="stable")[:most]
-    return ", ".join(f"{names[place]} {deviations[place]:+.1f}" for place in order if size[place] >= STANDS_OUT)
+    order = np.argsort(-rarity[: len(names)], kind="stable")[:most]
+    chosen = [
+        place for place in order if rarity[place] >= least and abs(np.nan_to_num(deviations[place])) >= STANDS_OUT
+    ]
+    return ", ".join(f"{names[place]} {deviations[place]:+.1f}" for place in chosen)
 
 
 def exposure_evidence(
-    deviations: np.ndarray, ccd_p_bad: np.ndarray, ccd_names: Sequence[str], names: Sequence[str]
+    deviations: np.ndarray, rarity: np.ndarray, ccd_p_bad: np.ndarray, ccd_names: Sequence[str], names: Sequence[str]
 ) -> str:
     """What stands out in the mean over an exposure's CCDs, and in its worst CCD.
 
     Args:
-        deviations: float (ccd, number); ccd_p_bad: float (ccd,), NaN unknown.
+        deviations, rarity: float (ccd, number); ccd_p_bad: float (ccd,), NaN unknown.
     """
     # The mean of squashed deviations is not carried away by a single CCD.
     mean = 2.0 * np.sinh(squash(deviations).mean(axis=0) / 2.0)
-    said = [text for text in [outstanding(mean, names)] if text]
+    usual = rarity.mean(axis=0)
+    said = [text for text in [outstanding(mean, usual, names, RARE_ALL_OVER)] if text]
     worst = int(np.argmax(np.nan_to_num(ccd_p_bad)))
-    own = outstanding(deviations[worst] - mean, names, 2)
+    own = outstanding(deviations[worst] - mean, rarity[worst] - usual, names, RARE_ON_ONE, 2)
     if own and len(deviations) > 1:
         said.append(f"{ccd_names[worst]} alone: {own}")
+    return "; ".join(said)
+
+
+def where_on_ccd(deviations: np.ndarray, down: np.ndarray, across: np.ndarray) -> str:
+    """Where a CCD's background deviates most, e.g. "x 513-1024 y 1-512 +9.3"; empty if nowhere much.
+
+    Args:
+        deviations: float (rows, columns) of a coarse map, NaN unknown.
+        down, across: int, edges of its regions in native pixels from 0.
+    """
+    size = np.abs(np.nan_to_num(deviations.astype(np.float64)))
+    said = []
+    for place in np.argsort(-size, axis=None, kind="stable")[:PLACES]:
+        row, col = np.unravel_index(place, size.shape)
+        if size[row, col] >= PLACE_STANDS_OUT:
+            said.append(
+                f"x {across[col] + 1}-{across[col + 1]} y {down[row] + 1}-{down[row + 1]} {deviations[row, col]:+.1f}"
+            )
     return "; ".join(said)
 
 

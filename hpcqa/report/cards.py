@@ -51,7 +51,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Stamp:
-    """One of the worst CCDs: the whole of it, and its stars."""
+    """One of the worst CCDs: the whole of it, its background, and its stars."""
 
     ccdname: str
     p_bad: float
@@ -122,13 +122,14 @@ def _header(data: Collected, row: Mapping[str, Any]) -> tuple[tuple[str, str], .
 
 
 def _worst_in_words(ccds: Columns, order: np.ndarray, most: int = 5, least: float = 0.1) -> tuple[str, ...]:
-    """Name, probability and reasons of the worst CCDs."""
+    """Name, probability and reasons of the worst CCDs, and where on them."""
     found = []
     for at in order[:most]:
         if ccds["p_bad"][at] >= least:
             name = str(ccds["ccdname"][at]) or str(ccds["ccdnum"][at])
             reasons = str(ccds["reasons"][at]).replace(",", ", ").replace("_", " ")
-            found.append(f"{name} {ccds['p_bad'][at]:.2f} {reasons}".rstrip())
+            where = f" ({ccds['where'][at]})" if ccds["where"][at] else ""
+            found.append(f"{name} {ccds['p_bad'][at]:.2f} {reasons}".rstrip() + where)
     return tuple(found)
 
 
@@ -212,14 +213,18 @@ def _stamps(
         if number not in seen.context:
             continue
         name = names.get(number, str(number))
+        whole = upright(seen.context[number], instrument)
+        pixels = upright(_alike(seen.background, seen.context)[number], instrument)
+        background = figures.diverging(pixels, np.isfinite(pixels), reach=BACKGROUND_REACH)
         views = (
-            ("context", upright(seen.context[number], instrument), "the whole CCD"),
-            ("detail", seen.detail[number], "stars and sky at full resolution"),
+            ("context", whole, figures.grey(whole), "the whole CCD"),
+            ("background", pixels, background, "its background against the usual"),
+            ("detail", seen.detail[number], figures.grey(seen.detail[number]), "stars and sky at full resolution"),
         )
         pictures = []
-        for view, pixels, words in views:
+        for view, pixels, drawn, words in views:
             file = f"{seen.expnum}-{number}-{view}.png"
-            (images / file).write_bytes(figures.png(figures.grey(pixels)))
+            (images / file).write_bytes(figures.png(drawn))
             alt = f"CCD {name} of exposure {seen.expnum}: {words}"
             pictures.append(Picture(f"images/{file}", alt, words, pixels.shape[1], pixels.shape[0]))
         found.append(Stamp(name, p_bad, tuple(pictures)))

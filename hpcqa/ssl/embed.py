@@ -31,6 +31,7 @@ from hpcqa.parallel import mpi
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.parallel.torchdist import pick_device, set_threads
 from hpcqa.ssl import sources, weights
+from hpcqa.ssl.coarse import GRID, coarse_maps, region_edges
 from hpcqa.ssl.encode import as_images, defect_names, encode_with_answers
 from hpcqa.ssl.feed import Cutouts
 from hpcqa.ssl.vit import VisionTransformer
@@ -177,13 +178,27 @@ def write_embeddings(
 ) -> None:
     """Embed one opened shard."""
     assert job.opened is not None
-    arrays = embed(job.opened.cutouts, network.model, device, config.embed.batch, config.embed.precision)
+    cutouts = job.opened.cutouts
+    arrays = embed(cutouts, network.model, device, config.embed.batch, config.embed.precision)
+    if network.artifact == TRAINED:
+        arrays |= where(cutouts, config.embed.batch, config.views.background_softening)
     attributes = dict(job.opened.attributes) | _names(network.model)
     attributes |= {"failure_words": _failure_words(), "network": network.identity}
+    attributes["where_edges"] = [region_edges(config.views.background[axis], GRID[axis]).tolist() for axis in (0, 1)]
     parents = {**job.parents, "network": network.identity}
     provenance = Provenance(digest, parents, instrument=config.instrument.name)
     output = folder.output(network.artifact) / job.source.name
     store.write_arrays(output, catalog.EMBEDDING, arrays, provenance, attributes)
+
+
+def where(cutouts: sources.LocatedCutouts, batch: int, softening: float) -> dict[str, np.ndarray]:
+    """The columns of EMBEDDING that say where on a CCD its background deviates; CCDs without views get NaN."""
+    maps = np.full((len(cutouts.expnum), *GRID), np.nan, np.float16)
+    seen = np.flatnonzero(cutouts.failed == 0)
+    for start in range(0, len(seen), batch):
+        rows = seen[start : start + batch]
+        maps[rows] = coarse_maps(cutouts.batch("background", rows), softening)
+    return {"where": maps, "background_bin": cutouts.background_bin}
 
 
 def _failure_words() -> list[str]:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,6 +38,12 @@ class Source:
         return shard_name(self.number)
 
 
+class LocatedCutouts(Cutouts, Protocol):
+    """Cutouts whose cells have a place on the CCD."""
+
+    background_bin: np.ndarray
+
+
 @dataclass(frozen=True)
 class Opened:
     """A shard that is ready to be embedded.
@@ -51,7 +57,7 @@ class Opened:
 
     path: Path
     transient: bool
-    cutouts: Cutouts
+    cutouts: LocatedCutouts
     attributes: Mapping[str, Any]
 
 

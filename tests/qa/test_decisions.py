@@ -72,12 +72,30 @@ def test_every_reason_fits_into_a_code() -> None:
 
 def test_evidence_names_what_stands_out() -> None:
     names = ["fwhm", "sky", "stars"]
-    assert evidence.outstanding(np.array([8.21, -4.0, np.nan]), names) == "fwhm +8.2, sky -4.0"
+    rarity = np.array([2.0, 5.0, 0.0])
+    assert evidence.outstanding(np.array([8.21, -4.0, np.nan]), rarity, names, 1.0) == "sky -4.0, fwhm +8.2"
     deviations = np.zeros((4, 3))
     deviations[2, 1] = 30.0
-    text = evidence.exposure_evidence(deviations, np.array([0.1, 0.1, 0.9, np.nan]), ["N1", "N2", "N3", "N4"], names)
+    p_bad, ccds = np.array([0.1, 0.1, 0.9, np.nan]), ["N1", "N2", "N3", "N4"]
+    text = evidence.exposure_evidence(deviations, np.abs(deviations) / 4, p_bad, ccds, names)
     assert text.startswith("N3 alone: sky +") or "; N3 alone: sky +" in text
-    assert evidence.exposure_evidence(np.zeros((2, 3)), np.full(2, np.nan), ["N1", "N2"], names) == ""
+    nothing = np.zeros((2, 3))
+    assert evidence.exposure_evidence(nothing, nothing, np.full(2, np.nan), ["N1", "N2"], names) == ""
+
+
+def test_what_is_usual_for_a_number_is_not_named_however_large() -> None:
+    deviations, rarity = np.array([50.0, 4.0]), np.array([0.2, 3.0])
+    assert evidence.outstanding(deviations, rarity, ["masked_share", "noise_ratio"], 1.0) == "noise_ratio +4.0"
+    assert evidence.outstanding(deviations, np.zeros(0), ["masked_share", "noise_ratio"], 1.0) == ""
+
+
+def test_where_on_a_ccd_is_told_in_native_pixels() -> None:
+    maps = np.full((8, 4), 0.5, np.float16)
+    maps[0, 1], maps[7, 3], maps[2, 2] = -9.25, 4.0, np.nan
+    down, across = np.arange(9) * 512, np.arange(5) * 512
+    expected = "x 513-1024 y 1-512 -9.2; x 1537-2048 y 3585-4096 +4.0"
+    assert evidence.where_on_ccd(maps, down, across) == expected
+    assert evidence.where_on_ccd(np.full((8, 4), np.nan), down, across) == ""
 
 
 def test_worst_ccds_in_order() -> None:
@@ -89,7 +107,7 @@ def test_parts_merge_to_the_same_in_any_order(order: list[int]) -> None:
     def part(expnum: int) -> decisions.Part:
         one, text = np.array([expnum]), np.array([f"of {expnum}"], object)
         half = np.array([expnum / 10], "f4")
-        return decisions.Part(one, half, half, one, text, text, text, one, one, half, half, one, one, one, one)
+        return decisions.Part(one, half, half, one, text, text, text, one, one, half, half, one, text, one, one, one)
 
     merged = decisions.merge_parts([[part(1), part(2)][place] for place in order])
     assert merged.expnum.tolist() == [1, 2]
