@@ -19,24 +19,33 @@ logger = logging.getLogger(__name__)
 
 LOOK_AT = 40  # lines that tell a format
 FORMATS = (
-    "bad_expid.txt, DES/DELVE exclude or problem lists, Rubin bad.ecsv, reviewers' CSV, failed-WCS lists, hpcqa's CSV"
+    "bad_expid.txt, DES/DELVE exclude or problem lists, Rubin bad.ecsv, reviewers' CSV, failed-WCS lists, hpcqa's CSV, "
+    "or a text or FITS table with the columns expnum and reason"
 )
 
 
-def detect(lines: Sequence[str], name: str) -> str:
-    """The format of a list by its content: own, review, visits, exclude, problem, wcs, bad_expid, or '' if unknown."""
+def detect(lines: list[str]) -> str:
+    """The format of a list by its content, or '' if unknown.
+
+    One of own, review, table, visits, exclude, problem, wcs, bad_expid.
+    """
     told = [line.strip() for line in lines if line.strip()]
-    head = [line for line in told[:LOOK_AT]]
+    head = told[:LOOK_AT]
     first = next((line for line in told if not line.startswith("#")), "")
-    if any(line.startswith("# %ECSV") for line in head):
-        return "visits"
-    header = sheets.find_header(sheets.read_cells(head))
-    if header is not None:
-        if "verdict" in header[1]:
-            return "own"
-        if any(sheets._VOTE.match(name) for name in header[1]):
-            return "review"
-    return _detect_rows(head, first)
+    header = sheets.find_header(_without_ecsv(lines))
+    if header is not None and sheets.kind_of(header.names):
+        is_rubins = set(header.names) == {"expnum", "comment"} and header.delimiter == ","
+        return "visits" if is_rubins else sheets.kind_of(header.names)
+    return "visits" if _is_ecsv(head) else _detect_rows(head, first)
+
+
+def _is_ecsv(lines: Sequence[str]) -> bool:
+    return any(line.startswith("# %ECSV") for line in lines)
+
+
+def _without_ecsv(lines: list[str]) -> list[str]:
+    # The header of an ECSV file may be long, and the columns' names stand in it too.
+    return ["" if line.startswith("#") else line for line in lines] if _is_ecsv(lines[:LOOK_AT]) else lines
 
 
 def _detect_rows(head: Sequence[str], first: str) -> str:
@@ -60,12 +69,15 @@ def read_list(path: Path, namer: CcdNamer) -> Reading | None:
     Raises:
         DataError: the file is not there or is not text.
     """
+    if is_fits(path):
+        names, rows = sheets.read_fits(path)
+        return _read_rows(sheets.kind_of(names), rows, path, namer)
     lines = read_lines(path)
-    kind = detect(lines, path.name)
-    if kind == "own":
-        return sheets.parse_own(lines, path, namer)
-    if kind == "review":
-        return sheets.parse_review(lines, path, namer)
+    kind = detect(lines)
+    if kind in ("own", "review", "table"):
+        header = sheets.find_header(_without_ecsv(lines))
+        assert header is not None
+        return _read_rows(kind, sheets.records(lines, header), path, namer)
     if kind == "visits":
         return lists.parse_plain_csv(lines, path)
     if kind == "exclude":
@@ -77,8 +89,23 @@ def read_list(path: Path, namer: CcdNamer) -> Reading | None:
     return lists.parse_bad_expid(lines, path, namer) if kind == "bad_expid" else None
 
 
+def _read_rows(kind: str, rows: Sequence[sheets.Row], path: Path, namer: CcdNamer) -> Reading | None:
+    if not kind:
+        return None
+    return sheets.parse_review(rows, path, namer) if kind == "review" else sheets.parse_own(rows, path, namer)
+
+
+def is_fits(path: Path) -> bool:
+    """Whether a file starts as FITS does, or cannot be looked into."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9) == b"SIMPLE  ="
+    except OSError:
+        return False
+
+
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file in UTF-8 or Latin-1.
+    """Lines of a text file in UTF-8, UTF-16 (as Excel saves "Unicode text") or Latin-1.
 
     Raises:
         DataError: not there, or not text.
@@ -90,6 +117,8 @@ def read_lines(path: Path) -> list[str]:
         raise EnvironmentProblem(f"{path}: permission denied; make the file readable.") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); correct survey.labels.") from None
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16", errors="replace").splitlines()
     if b"\0" in raw[:4096]:
         raise DataError(f"{path}: not a text file; expected a label list ({FORMATS}). Save spreadsheets as CSV.")
     try:

@@ -9,8 +9,12 @@ import re
 from pathlib import Path
 
 from hpcqa.survey import rules
+from hpcqa.survey.sheets import KEY_ALIASES
 from hpcqa.survey.statements import WHOLE, CcdNamer, Reading, parse_expnum
 
+HEADERS = KEY_ALIASES | {"expnum"}
+_RANGE = re.compile(r"^\d{4,18}\s*(?:-|\.\.|to)\s*\d{4,18}\b")
+_EXCLUDE_HEADER = re.compile(r"^#\s*date\s+expnum\b", re.IGNORECASE)
 _ENTRY = re.compile(r"^(\d{4,18})(?:-([A-Za-z]+\d+|\d{1,3}))?(?:[\s,]+(.*))?$")
 _COMMENTED_ENTRY = re.compile(r"^#\s*\d{5,18}(?:-[A-Za-z]+\d+)?(?:\s|$)")
 _COMMENTED_ROW = re.compile(r"^#\s*\d{8}\s+\d{5,}")
@@ -35,6 +39,9 @@ def parse_bad_expid(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
                 reading.skip("commented out", number)
             else:
                 section, section_used = line.lstrip("#").strip(), False
+            continue
+        if _RANGE.match(line):
+            reading.skip("a range of numbers (write them one by one)", number)
             continue
         found = _ENTRY.match(line)
         expnum = parse_expnum(found[1]) if found else None
@@ -79,7 +86,7 @@ def parse_exclude(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
         if line.startswith("#"):
             if _COMMENTED_ROW.match(line):
                 reading.skip("commented out", number)
-            else:
+            elif not _EXCLUDE_HEADER.match(line):
                 section = line.lstrip("#").strip()
             continue
         words = line.split()
@@ -132,7 +139,7 @@ def parse_plain_csv(lines: list[str], path: Path) -> Reading:
     for number, raw in enumerate(lines, start=1):
         line = raw.strip()
         first, _, comment = line.partition(",")
-        if not line or line.startswith("#") or first.strip().lower() in ("exposure", "visit", "expnum"):
+        if not line or line.startswith("#") or first.strip().lower() in HEADERS:
             continue
         expnum = parse_expnum(first)
         if expnum is None:

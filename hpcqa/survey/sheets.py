@@ -1,21 +1,41 @@
-"""Label tables with named columns: hpcqa's own CSV (also the truth of a simulation), and reviewers' sheets."""
+"""Label tables with named columns: hpcqa's own CSV (also the truth of a simulation), reviewers' sheets, exclude tables.
+
+Cells may be cut at commas, semicolons, tabs or blanks; the header may follow a title; the key may be called exposure or
+visit, as Rubin does.
+"""
 
 from __future__ import annotations
 
 import csv
 import math
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from hpcqa.errors import DataError
 from hpcqa.reasons import BIT
 from hpcqa.survey import rules
 from hpcqa.survey.statements import WHOLE, CcdNamer, Reading, Statement, parse_expnum
 
 OWN_COLUMNS = ("expnum", "ccdnum", "verdict", "reasons", "severity", "comment")
+KEY_ALIASES = frozenset({"exposure", "visit", "expid", "exposure_id", "exp_id", "exposure_number"})
+ALIASES = dict.fromkeys(KEY_ALIASES, "expnum") | {
+    "ccdname": "ccdnum", "ccd": "ccdnum", "detector": "ccdnum", "extname": "ccdnum", "detpos": "ccdnum",
+    "bad": "verdict", "badexp": "verdict", "is_bad": "verdict",
+    "reason": "reasons", "problem": "reasons", "problems": "reasons", "comments": "comment", "note": "comment",
+    "notes": "comment",
+}  # fmt: skip
+# Columns that may stand beside ours in a table cut at blanks.
+KNOWN_BESIDE = frozenset({"date", "night", "nite", "band", "filter", "analyst", "image_hdu", "vi_source", "mjd_obs"})
+MOST_TITLE_LINES = 20
 _VOTE = re.compile(r"^(?P<who>.+?)_(?:badexp|bad|verdict|vote)$")
 YES = frozenset({"yes", "y", "true", "t", "1", "bad", "x"})
 NO = frozenset({"no", "n", "false", "f", "0", "good", "ok"})
+Row = tuple[int, Mapping[str, str]]  # line number, cells by name
 
 
 def vote(text: str) -> bool | None:
@@ -28,36 +48,101 @@ def vote(text: str) -> bool | None:
     return False if word in NO else None
 
 
-def read_cells(lines: list[str]) -> list[tuple[int, list[str]]]:
-    """Rows of cells with their line numbers, cut at whichever of comma, semicolon and tab the header has most of."""
-    head = next((line for line in lines if "expnum" in line.lower()), "")
-    delimiter = max(",;\t", key=head.count)
-    reader = csv.reader((line.replace("\0", "") + "\n" for line in lines), delimiter=delimiter, skipinitialspace=True)
-    rows = []
-    try:
-        for cells in reader:
-            if cells:
-                rows.append((reader.line_num, [cell.strip() for cell in cells]))
-    except csv.Error:
-        # A field beyond csv's limit: what was read so far stands, and the rest is reported by its absence.
-        return rows
-    return rows
+@dataclass(frozen=True)
+class Header:
+    """Where a table's header is, how its cells are cut, and their names: lower case, the columns that count by ours."""
+
+    place: int
+    delimiter: str
+    names: tuple[str, ...]
 
 
-def find_header(rows: list[tuple[int, list[str]]]) -> tuple[int, list[str]] | None:
-    """Where the header row is (it may follow a title), and its names in lower case."""
-    for place, (_, cells) in enumerate(rows[:20]):
-        names = [cell.lower().lstrip("#").strip() for cell in cells]
-        if "expnum" in names:
-            return place, names
+def kind_of(names: Sequence[str]) -> str:
+    """review, own or table; empty where nothing says what is bad."""
+    if any(_VOTE.match(name) for name in names):
+        return "review"
+    if "verdict" in names:
+        return "own"
+    return "table" if "reasons" in names or "comment" in names else ""
+
+
+def find_header(lines: Sequence[str]) -> Header | None:
+    """The header among the first lines; only `expnum` may stand behind a #, where other lists have their comments."""
+    told = [place for place, line in enumerate(lines) if line.strip()]
+    for place in told[:MOST_TITLE_LINES]:
+        line = lines[place]
+        for delimiter in ",;\t ":
+            cells = next(_cut([line], delimiter), (0, []))[1]
+            is_comment = bool(cells) and cells[0].startswith("#")
+            names = [_our_name(cell.lstrip("# "), aliases=not is_comment) for cell in cells if cell != "#"]
+            # A sentence has blanks too: there every word must be a column's name.
+            if "expnum" in names and (delimiter != " " or set(names) <= {*OWN_COLUMNS, *KNOWN_BESIDE}):
+                return Header(place, delimiter, tuple(names))
     return None
 
 
-def parse_own(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
-    """`expnum,ccdnum,verdict,reasons,severity,comment`; ccdnum empty or -1 is the whole exposure; reasons join by |."""
-    reading = Reading(path, "hpcqa")
-    for line, row in _records(lines):
-        expnum, bad = parse_expnum(row.get("expnum", "")), vote(row.get("verdict", ""))
+def _our_name(cell: str, *, aliases: bool) -> str:
+    name = re.sub(r"\W+", "_", cell.strip().lower()).strip("_")
+    return ALIASES.get(name, name) if aliases or name not in KEY_ALIASES else name
+
+
+def _cut(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows of cells, each with the number of its last line; quoted cells may hold line ends."""
+    reader = csv.reader(
+        (line.strip(" ").replace("\0", "") + "\n" for line in lines), delimiter=delimiter, skipinitialspace=True
+    )
+    try:
+        for cells in reader:
+            yield reader.line_num, [cell.strip() for cell in cells]
+    except csv.Error:
+        # A field beyond csv's limit: what was read so far stands, and the rest is reported by its absence.
+        return
+
+
+def records(lines: Sequence[str], header: Header) -> list[Row]:
+    """The rows below the header; at blanks, the last column takes the rest of the line."""
+    rows: list[Row] = []
+    last = len(header.names) - 1
+    for number, cells in _cut(lines[header.place + 1 :], header.delimiter):
+        if any(cells) and not cells[0].startswith("#"):
+            if header.delimiter == " ":
+                cells[last:] = [" ".join(cells[last:])]
+            rows.append((header.place + 1 + number, dict(zip(header.names, cells, strict=False))))
+    return rows
+
+
+def read_fits(path: Path) -> tuple[list[str], list[Row]]:
+    """Names and rows of the first table in a FITS file that has exposures, as DES and DELVE keep their exclude lists.
+
+    Raises:
+        DataError: it does not read, or holds no such table.
+    """
+    from astropy.io import fits
+
+    try:
+        with warnings.catch_warnings(), fits.open(path) as file:
+            warnings.simplefilter("ignore")
+            for hdu in file:
+                if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
+                    names = [_our_name(name, aliases=True) for name in hdu.columns.names]
+                    if "expnum" in names:
+                        cells = [[str(value).strip() for value in np.asarray(hdu.data[name]).tolist()]
+                                 for name in hdu.columns.names]  # fmt: skip
+                        rows = zip(*cells, strict=True)
+                        return names, [(n, dict(zip(names, row, strict=True))) for n, row in enumerate(rows, start=1)]
+    except Exception as error:  # noqa: BLE001 - astropy fails in many ways on damaged files
+        raise DataError(f"{path}: its table cannot be read ({error}); fetch the list again.") from None
+    raise DataError(f"{path}: no table with a column expnum in it; expected a list of bad exposures.")
+
+
+def parse_own(rows: Sequence[Row], path: Path, namer: CcdNamer) -> Reading:
+    """`expnum,ccdnum,verdict,reasons,severity,comment`; ccdnum empty or -1 is the whole exposure; reasons join by |.
+
+    Without a verdict column it is a list of what is bad, as DES and DELVE exchange their exclude lists.
+    """
+    reading = Reading(path, "hpcqa" if any("verdict" in row for _, row in rows) else "table")
+    for line, row in rows:
+        expnum, bad = parse_expnum(row.get("expnum", "")), vote(row.get("verdict", "bad"))
         ccdnum = _ccd(row.get("ccdnum", ""), expnum, namer)
         if expnum is None or bad is None or ccdnum is None:
             cause = "no exposure number" if expnum is None else "no verdict" if bad is None else "unknown CCD"
@@ -78,15 +163,6 @@ def parse_own(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
             )
         )
     return reading
-
-
-def _records(lines: list[str]) -> list[tuple[int, Mapping[str, str]]]:
-    rows = read_cells(lines)
-    header = find_header(rows)
-    if header is None:
-        return []
-    place, names = header
-    return [(line, dict(zip(names, cells, strict=False))) for line, cells in rows[place + 1 :]]
 
 
 def _ccd(text: str, expnum: int | None, namer: CcdNamer) -> int | None:
@@ -111,14 +187,14 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def parse_review(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
+def parse_review(rows: Sequence[Row], path: Path, namer: CcdNamer) -> Reading:
     """Reviewers' sheets: columns NAME_badexp and NAME_reason for each reviewer; one statement a reviewer and exposure.
 
     A yes without own words is `other`: the classifier's guess in the sheet is rarely what a person would say, so it is
     kept in the text only.
     """
     reading = Reading(path, "review")
-    for line, row in _records(lines):
+    for line, row in rows:
         expnum = parse_expnum(row.get("expnum", ""))
         if expnum is None:
             reading.skip("no exposure number", line)

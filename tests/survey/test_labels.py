@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from astropy.table import Table
 
 from hpcqa import instruments
 from hpcqa.artifacts.labelled import exposure_labels, merge
@@ -131,6 +132,27 @@ def test_bad_paths(tmp_path):
     assert labels.read_lists([str(tmp_path / "latin.txt")], NAMER)[0].statements[0].reasons == BIT["other"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_and_line_ends(tmp_path, encoding, end):
+    text = end.join(["expnum,verdict,comment", "346662,bad,trübe clouds", "346663,good,", ""])
+    (tmp_path / "list.csv").write_bytes(text.encode(encoding))
+    (reading,) = labels.read_lists([str(tmp_path / "list.csv")], NAMER)
+    assert [(item.expnum, item.bad, item.text) for item in reading.statements] == [
+        (346662, True, "trübe clouds"),
+        (346663, False, ""),
+    ]
+
+
+def test_a_fits_list_among_others(tmp_path):
+    Table({"EXPNUM": [346662], "REASON": ["clouds"]}).write(tmp_path / "exclude.fits")
+    Table({"EXPNUM": [346662], "MJD": [57000.0]}).write(tmp_path / "survey.fits")
+    (reading,) = labels.read_lists([str(tmp_path)], NAMER)
+    assert [(item.expnum, from_bits(item.reasons)) for item in reading.statements] == [(346662, ["clouds"])]
+    with pytest.raises(DataError, match="no label list"):
+        labels.read_lists([str(tmp_path / "survey.fits")], NAMER)
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
@@ -145,12 +167,16 @@ def test_bad_paths(tmp_path):
         ("a/b/c4d_ooi.fits.fz,372546\n", "wcs"),
         ("expnum,ccdnum,verdict,reasons,severity,comment\n", "own"),
         ("title\nexpnum;alex_badexp\n1;True\n", "review"),
+        ("# expnum ccdnum reason\n346662 31 ghost\n", "table"),
+        ("visit,detector,comment\n2025050100123,94,glow\n", "table"),
+        ("# %ECSV 1.0\n# ---\n# - {name: exposure, datatype: int64}\nexposure comment\n", "table"),
+        ("expnum,mjd_obs,filter\n346662,57000.1,g\n", ""),
         ("", ""),
         ("hello world\n", ""),
     ],
 )
 def test_formats_are_told_by_content(text, kind):
-    assert labels.detect(text.splitlines(), "x") == kind
+    assert labels.detect(text.splitlines()) == kind
 
 
 def test_near_misses():

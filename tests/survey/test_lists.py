@@ -208,6 +208,18 @@ WORDS = st.sampled_from(
 )
 
 
+def test_a_range_of_numbers_is_left_out_and_told():
+    lines = ["346662 1", "430480 - 438486", "430480-438486", "430480 to 438486 clouds", "430480 tomorrow"]
+    reading = lists.parse_bad_expid(lines, PATH, NAMER)
+    assert [item.expnum for item in reading.statements] == [346662, 430480]
+    assert reading.left_out == {"a range of numbers (write them one by one)": [2, 3, 4]}
+
+
+def test_the_header_of_an_exclude_list_is_no_reason():
+    reading = lists.parse_exclude(["#date expnum ccd id ccdnum", "20191222 921466 N10 41 41"], PATH, NAMER)
+    assert [item.text for item in reading.statements] == [PATH.stem]
+
+
 @given(st.lists(st.lists(WORDS, max_size=6).map(" ".join), max_size=12))
 def test_no_text_upsets_a_parser(lines):
     parsers = [

@@ -5,11 +5,14 @@ import io
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcqa import instruments
+from hpcqa.errors import DataError
 from hpcqa.reasons import REASONS, from_bits, to_bits
 from hpcqa.survey import sheets
 from hpcqa.survey.statements import CcdNamer
@@ -18,12 +21,17 @@ NAMER = CcdNamer(instruments.KNOWN[0])
 PATH = Path("sheet.csv")
 
 
+def rows_of(text):
+    lines = text.splitlines()
+    return sheets.records(lines, sheets.find_header(lines))
+
+
 def own(text):
-    return sheets.parse_own(text.splitlines(), PATH, NAMER)
+    return sheets.parse_own(rows_of(text), PATH, NAMER)
 
 
 def review(text):
-    return sheets.parse_review(text.splitlines(), PATH, NAMER)
+    return sheets.parse_review(rows_of(text), PATH, NAMER)
 
 
 @pytest.mark.parametrize("text", ["yes", "yes ", "y?", "Y", "1.0", "1", "True", "bad", "yes?"])
@@ -91,6 +99,64 @@ def test_own_format_reads_back_what_csv_writes(rows):
         assert (item.expnum, item.ccdnum, item.bad) == (expnum, ccdnum if ccdnum > 0 else -1, bad)
         assert item.reasons == (to_bits(reasons) if bad else 0)
         assert item.severity == severity or (severity is None and math.isnan(item.severity))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("expnum,reason\n346662,clouds\n346663,\n", [(346662, -1, "clouds"), (346663, -1, "other")]),
+        ("EXPNUM,CCDNUM,REASON,ANALYST\n346662,31,Ghost Scatter,me\n", [(346662, 31, "ghost")]),
+        (",expnum,ccdnum,image_hdu,filter,reasons,vi_source\n0,346662,31,30,2,4,2\n", [(346662, 31, "other")]),
+        ("expnum;ccdname;comment\n346662;N26;ghost\n346663;;streak\n", [(346662, 57, "ghost"), (346663, -1, "streak")]),
+        ("expnum ccdnum reason\n 346662  31  bright  star\n346663 2 noise\n",
+         [(346662, 31, "bright_star"), (346663, 2, "noise")]),
+        ("# expnum ccdnum reason\n# a remark\n346662 2 noise\n", [(346662, 2, "noise")]),
+        ("expnum ccdnum reason\n346663 -1 \"bad seeing\"\n", [(346663, -1, "bad_seeing")]),
+        ("visit,detector,comment\n2025050100123,94,amp glitch\n", [(2025050100123, 94, "amplifier")]),
+    ],
+)  # fmt: skip
+def test_a_table_with_reasons_and_without_a_verdict_lists_what_is_bad(text, expected):
+    reading = sheets.parse_own(rows_of(text), PATH, CcdNamer("decam"))
+    assert [(s.expnum, s.ccdnum, *from_bits(s.reasons)) for s in reading.statements] == expected
+    assert all(s.bad for s in reading.statements)
+    assert reading.kind == "table"
+
+
+def test_cells_may_hold_line_ends_and_the_key_and_verdict_other_names():
+    reading = own('Exposure,is_bad,Notes\n1301000,yes,"clouds,\nthen ghosts"\n1301001,0,\n')
+    assert [(s.expnum, s.bad, from_bits(s.reasons), s.line) for s in reading.statements] == [
+        (1301000, True, ["clouds", "ghost"], 3),
+        (1301001, False, [], 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["# the expnum of each is bad\n", "#EXPID\tFlag\tcomments\n", "#Nite  Exposure  Problem\n"]
+)
+def test_comments_are_no_headers(text):
+    assert sheets.find_header(text.splitlines()) is None
+
+
+def test_fits_lists_of_des_and_delve(tmp_path):
+    kinds = [("EXPNUM", ">i4"), ("CCDNUM", ">i2"), ("REASON", "S30"), ("ANALYST", "S30")]
+    rows = np.array([(346662, 31, b"Ghost Scatter", b"me"), (346663, 2, b"nothing known", b"")], kinds)
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros((2, 2))), fits.BinTableHDU(rows)]).writeto(
+        tmp_path / "a.fits"
+    )
+    names, found = sheets.read_fits(tmp_path / "a.fits")
+    assert sheets.kind_of(names) == "table"
+    reading = sheets.parse_own(found, PATH, NAMER)
+    assert [(s.expnum, s.ccdnum, from_bits(s.reasons)) for s in reading.statements] == [
+        (346662, 31, ["ghost"]),
+        (346663, 2, ["other"]),
+    ]
+    whole = (tmp_path / "a.fits").read_bytes()
+    (tmp_path / "cut.fits").write_bytes(whole[:9000])
+    with pytest.raises(DataError, match=r"cut\.fits"):
+        sheets.read_fits(tmp_path / "cut.fits")
+    fits.PrimaryHDU().writeto(tmp_path / "none.fits")
+    with pytest.raises(DataError, match="no table with a column expnum"):
+        sheets.read_fits(tmp_path / "none.fits")
 
 
 def test_review_keeps_each_reviewer():
