@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,15 +26,20 @@ from hpcqa.errors import DataError, EnvironmentProblem
 class _PatientFile:
     """The file under an HDF5 writer. A write that the disk refuses is kept for later instead of being raised.
 
-    HDF5 crashes the process when a write fails while it closes a file (seen with 1.14 and a file size limit,
-    2026-11), so it never hears of it: `error` holds the first refusal, and the writer raises it once HDF5 has let go.
+    HDF5 crashes the process when a write fails while it closes a file (seen with 1.14 and a file size limit, 2026-11),
+    so it never hears of it: `error` holds the first refusal, and the writer raises it once HDF5 has let go. Until then
+    HDF5 reads back what it believes to have written, and crashes on anything else (full tmpfs, 2026-11): from the first
+    refusal on, its writes are held in memory. They are few, for the writer stops.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w+b", buffering=0)
+        self._end = 0
+        self._held: list[tuple[int, bytes]] = []
         self.error: OSError | None = None
 
     def write(self, data: memoryview) -> int:
+        start = self._file.tell()
         if self.error is None:
             try:
                 left = memoryview(data)
@@ -41,26 +47,43 @@ class _PatientFile:
                     left = left[self._file.write(left) :]
             except OSError as error:
                 self.error = error
+        if self.error is not None:
+            self._held.append((start, bytes(data)))
+        self._end = max(self._end, start + len(data))
+        self._file.seek(start + len(data))
         return len(data)
 
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size) or b""
-
     def readinto(self, buffer: memoryview) -> int:
-        return self._file.readinto(buffer)
+        start, size = self._file.tell(), len(buffer)
+        got = self._file.readinto(buffer) or 0
+        if self.error is None:
+            return got
+        buffer[got:] = bytes(size - got)
+        for first, data in self._held:
+            low, high = max(first, start), min(first + len(data), start + size)
+            if low < high:
+                buffer[low - start : high - start] = data[low - first : high - first]
+        self._file.seek(start + size)
+        return size
+
+    def read(self, size: int) -> bytes:
+        """By this h5py knows a file; it reads with `readinto`."""
+        buffer = bytearray(size)
+        return bytes(buffer[: self.readinto(memoryview(buffer))])
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
+        return self._file.seek(self._end + offset) if whence == os.SEEK_END else self._file.seek(offset, whence)
 
     def tell(self) -> int:
         return self._file.tell()
 
-    def truncate(self, size: int | None = None) -> int:
+    def truncate(self, size: int) -> int:
+        self._end = size
         try:
             return self._file.truncate(size)
         except OSError as error:
             self.error = self.error or error
-            return size or 0
+            return size
 
     def flush(self) -> None:
         """Nothing is buffered here."""
