@@ -115,8 +115,12 @@ class Checkpoints:
                 aside.rename(path)
                 sync(self.folder)
                 self._prune(state.counters.best_step)
-        except OSError as error:
-            raise EnvironmentProblem(f"{path}: cannot be written ({error}); free some space and run again.") from error
+        except (OSError, CheckpointException) as error:
+            if self.world.is_first:
+                shutil.rmtree(aside, ignore_errors=True)
+            # Of a full disk torch only says that its file's position is not what it expected (torch 2.13).
+            said = error.strerror if isinstance(error, OSError) else "the disk is full or refuses"
+            raise EnvironmentProblem(f"{path}: cannot be written ({said}); free some space and run again.") from error
         self.world.barrier()
 
     def _prune(self, best_step: int) -> None:
