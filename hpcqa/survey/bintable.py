@@ -28,7 +28,10 @@ _KINDS = {"L": "u1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", 
 
 @dataclass(frozen=True)
 class Field:
-    """One column of a table: `kind` is a numpy dtype, or empty where its form is not one value a row."""
+    """One column of a table: `kind` is a numpy dtype, or empty where its form is not one value a row.
+
+    `null` is the whole number that stands for a missing value (TNULL, which astropy writes for masked integers).
+    """
 
     name: str
     kind: str
@@ -36,6 +39,7 @@ class Field:
     unit: str
     scale: float
     zero: float
+    null: int | None
     is_logical: bool
 
 
@@ -58,8 +62,13 @@ class BinTable:
     def names(self) -> list[str]:
         return [field.name for field in self.layout.fields]
 
-    def blocks(self, wanted: Mapping[str, Field]) -> Iterator[dict[str, np.ndarray]]:
+    def blocks(
+        self, wanted: Mapping[str, Field], missing: Mapping[str, Any] | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
         """Blocks of rows: {key: values} of the wanted columns; text as bytes, the rest scaled by TSCAL and TZERO.
+
+        Args:
+            missing: what stands for a missing value, for those columns that may have some.
 
         Raises:
             DataError: the file ends before its rows do, or does not decompress.
@@ -84,7 +93,11 @@ class BinTable:
                     "there; fetch the table again."
                 )
             block = np.frombuffer(raw, dtype)
-            yield {key: _scaled(block[key], field) for key, field in wanted.items()}
+            columns = {key: _scaled(block[key], field) for key, field in wanted.items()}
+            for key, filler in (missing or {}).items():
+                if wanted[key].null is not None and (absent := block[key] == wanted[key].null).any():
+                    columns[key] = np.where(absent, filler, columns[key])
+            yield columns
             done += rows
 
 
@@ -243,6 +256,7 @@ def _layout(path: Path, header: Mapping[str, Any]) -> Layout:
                 unit=str(header.get(f"TUNIT{number}", "") or "").strip(),
                 scale=_real(header.get(f"TSCAL{number}"), 1.0),
                 zero=_real(header.get(f"TZERO{number}"), 0.0),
+                null=_null(header.get(f"TNULL{number}"), form[2]),
                 is_logical=form[2] == "L",
             )
         )
@@ -257,6 +271,10 @@ def _kind(letter: str, repeat: int) -> str:
     if letter == "A":
         return f"S{repeat}" if repeat else ""
     return _KINDS.get(letter, "") if repeat == 1 else ""
+
+
+def _null(value: Any, letter: str) -> int | None:
+    return value if letter in "BIJK" and isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _real(value: Any, default: float) -> float:

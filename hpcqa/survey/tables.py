@@ -30,6 +30,8 @@ from hpcqa.survey.images import Located
 logger = logging.getLogger(__name__)
 
 PARQUET_ROWS = 1 << 17
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Wanted:
     @property
     def is_needed(self) -> bool:
         return self.default is None
+
+    @property
+    def is_text(self) -> bool:
+        return self.kind == "text"
 
     @property
     def is_whole(self) -> bool:
@@ -106,8 +112,8 @@ def read_tables(paths: Sequence[Path]) -> CcdRows:
     Raises:
         DataError: a table is missing, damaged, empty, or lacks a needed column.
     """
-    text = {entry.name: CodedBuilder() for entry in wanted_columns() if entry.kind == "text"}
-    numbers: dict[str, list[np.ndarray]] = {entry.name: [] for entry in wanted_columns() if entry.kind != "text"}
+    text = {entry.name: CodedBuilder() for entry in wanted_columns() if entry.is_text}
+    numbers: dict[str, list[np.ndarray]] = {entry.name: [] for entry in wanted_columns() if not entry.is_text}
     table, rows = CodedBuilder(), []
     for path in paths:
         start = 0
@@ -141,7 +147,7 @@ def _collect(
 ) -> None:
     for entry in wanted_columns():
         values = block.get(entry.name)
-        if entry.kind == "text":
+        if entry.is_text:
             if values is None:
                 values = Coded(np.zeros(length, np.int32), (entry.default,))
             coded = values if isinstance(values, Coded) else _words_of(values)
@@ -249,7 +255,8 @@ def _blocks(path: Path) -> Iterator[dict[str, np.ndarray | Coded]]:
         usable = [field.name if field.kind else f"({field.name})" for field in fields]
         chosen = {name: fields[index] for name, index in choose_columns(path, usable).items()}
         factors = {name: _factor(path, name, field.unit) for name, field in chosen.items()}
-        for block in table.blocks(chosen):
+        missing = {entry.name: entry.filler for entry in wanted_columns() if entry.name in chosen and not entry.is_text}
+        for block in table.blocks(chosen, missing):
             yield {name: _in_unit(values, factors[name]) for name, values in block.items()}
 
 
@@ -273,11 +280,12 @@ def _in_unit(values: np.ndarray, factor: float) -> np.ndarray:
 def _parquet_blocks(path: Path) -> Iterator[dict[str, np.ndarray | Coded]]:
     try:
         file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-        chosen = {name: names[index] for name, index in choose_columns(path, names).items()}
+        schema = file.schema_arrow
+        usable = [f"({field.name})" if pa.types.is_nested(field.type) else field.name for field in schema]
+        chosen = {name: schema.names[index] for name, index in choose_columns(path, usable).items()}
         for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=sorted(set(chosen.values()))):
             yield {name: _from_arrow(batch.column(source)) for name, source in chosen.items()}
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a readable Parquet table ({error}); fetch it again.") from None
 
 
@@ -285,8 +293,18 @@ def _from_arrow(column: Any) -> np.ndarray | Coded:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
-    if any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)):
-        encoded = column.fill_null("" if not pa.types.is_binary(kind) else b"").dictionary_encode()
-        words = [_clean(word) if isinstance(word, bytes) else word.strip() for word in encoded.dictionary.to_pylist()]
-        return Coded(encoded.indices.to_numpy(), tuple(words))
-    return np.asarray(column.to_numpy(zero_copy_only=False))
+    if any(test(kind) for test in _BYTES):
+        column = column.cast(pa.large_binary())
+    elif any(test(kind) for test in _TEXT):
+        column = column.cast(pa.large_string())
+    elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        moments = column.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False)
+        days = (moments - np.datetime64("1858-11-17", "us")) / np.timedelta64(1, "D")
+        return np.asarray(days)  # a moment as the other tables have it: modified Julian date, NaN where missing
+    else:
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    encoded = column.dictionary_encode()
+    words = [_clean(word) if isinstance(word, bytes) else word.strip() for word in encoded.dictionary.to_pylist()]
+    if column.null_count:
+        words.append("")
+    return Coded(encoded.indices.fill_null(len(words) - 1).to_numpy(), tuple(words))

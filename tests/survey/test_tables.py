@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import gzip
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,6 +140,50 @@ def test_parquet_tables(tmp_path):
     assert rows.numbers["expnum"].tolist() == columns["expnum"]
     assert rows.text["band"].expand().tolist() == ["r", ""] * 10
     assert rows.text["camera"].words == ("minicam",)
+
+
+def test_masked_integers_are_missing_not_their_stand_in(tmp_path):
+    """astropy writes 999999 for a masked integer: a plausible exposure number."""
+    table = Table(table_columns(image_hdu=[1, 2, 3, 4], exptime=[90, 90, 90, 90]), masked=True)
+    for name, row in (("expnum", 1), ("image_hdu", 2), ("exptime", 3)):
+        table[name].mask[row] = True
+    table.write(tmp_path / "t.fits")
+    rows = read_tables([tmp_path / "t.fits"])
+    assert rows.numbers["expnum"][1] == 0
+    assert (rows.numbers["expnum"] > 0).tolist() == [True, False, True, True]
+    assert rows.numbers["image_hdu"].tolist() == [1, 2, 0, 4]
+    np.testing.assert_array_equal(rows.numbers["exptime"], np.float32([90, 90, 90, np.nan]))
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary(1)]
+)
+def test_parquet_text_of_every_kind(tmp_path, kind):
+    columns = pa.table(table_columns())
+    band = pa.array(["r", "g", None, "r"]).cast(pa.binary() if pa.types.is_fixed_size_binary(kind) else kind).cast(kind)
+    columns = columns.set_column(columns.column_names.index("filter"), "filter", band)
+    pq.write_table(columns, tmp_path / "t.parquet")
+    assert read_tables([tmp_path / "t.parquet"]).text["band"].expand().tolist() == ["r", "g", "", "r"]
+
+
+def test_parquet_moments_and_nested_columns(tmp_path):
+    columns = pa.table(table_columns())
+    moment = dt.datetime(2020, 1, 1, 12)
+    columns = columns.set_column(
+        columns.column_names.index("mjd_obs"), "mjd_obs", pa.array([moment, None, moment, moment])
+    )
+    several = columns.drop("ra").append_column("ra", pa.array([[1.0], [2.0], [], [3.0]]))
+    pq.write_table(several, tmp_path / "t.parquet")
+    rows = read_tables([tmp_path / "t.parquet"])
+    np.testing.assert_array_equal(rows.numbers["mjd_obs"], [58849.5, np.nan, 58849.5, 58849.5])
+    assert np.isnan(rows.numbers["ra"]).all()
+    pq.write_table(columns.append_column("ra", pa.array([1.0, 2.0, 3.0, 4.0])), tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match=r"twice\.parquet: not a readable Parquet table .*\bra\b"):
+        read_tables([tmp_path / "twice.parquet"])
+    nested = pa.array([[1], [2], [3], [4]])
+    pq.write_table(columns.drop("expnum").add_column(0, "expnum", nested), tmp_path / "n.parquet")
+    with pytest.raises(DataError, match=r"n\.parquet: no column expnum \(columns found: \(expnum\)"):
+        read_tables([tmp_path / "n.parquet"])
 
 
 @pytest.mark.parametrize("missing", ["image_filename", "filter", "mjd_obs"])
