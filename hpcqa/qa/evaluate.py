@@ -6,6 +6,7 @@ Controls are the same neighbours on less: numbers alone, networks alone, an untr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.qa import classifier_file, metrics
-from hpcqa.qa.blocks import NumberScale, Raw
+from hpcqa.qa.blocks import NumberScale, Raw, thin
 from hpcqa.qa.embedded import ExposureTable, embedding_paths, read_embeddings
 from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, fitted_recipe, read_examples
 from hpcqa.qa.known import Known
@@ -121,6 +122,7 @@ def evaluate(config: Config, folder: RunFolder) -> dict[str, Any]:
     content |= describe(chosen, p_bad[decided], weights)
     named = [str(text).split(",") for text in decisions["reasons"][place][decided]]
     content["reasons"] = by_reason(chosen, p_bad[decided], named, known, weights)
+    content["ccds"] = of_ccds(config, folder, chosen)
     scores = control_scores(config, folder, exposures, known, chosen)
     content["controls"] = [
         {"name": name, "doc": doc, **figures(chosen, score, weights)} for name, (doc, score) in scores.items()
@@ -133,12 +135,53 @@ def evaluate(config: Config, folder: RunFolder) -> dict[str, Any]:
     return content
 
 
+def of_ccds(config: Config, folder: RunFolder, truth: Truth) -> dict[str, Any]:
+    """Figures over the CCDs of exposures: of all, and of those that are bad in some of their CCDs alone."""
+    table = store.read_table(
+        folder.need("ccd_decisions", "classify"), catalog.CCD_DECISIONS, ("expnum", "ccdnum", "p_bad")
+    )
+    rows = np.flatnonzero(np.isin(table["expnum"], truth.expnum) & np.isfinite(table["p_bad"]))
+    expnum, p_bad = table["expnum"][rows], table["p_bad"][rows].astype(np.float64)
+    bad, local = bad_ccds(read_answers(folder)[0], expnum, table["ccdnum"][rows])
+    night = truth.night[np.searchsorted(truth.expnum, expnum)]
+    found: dict[str, Any] = {}
+    for name, chosen in (("all", np.arange(len(rows))), ("local", np.flatnonzero(local))):
+        chosen = thin(chosen)
+        if not bad[chosen].any() or bad[chosen].all():
+            continue
+        weights = metrics.night_weights(night[chosen], config.evaluate.bootstrap, config.seed)
+        ranked = metrics.Ranked.of(p_bad[chosen], bad[chosen])
+        found[name] = {
+            "ccds": len(chosen),
+            "bad": int(bad[chosen].sum()),
+            "average_precision": metrics.with_interval(functools.partial(metrics.average_precision, ranked), weights),
+            "roc_area": metrics.with_interval(functools.partial(metrics.roc_area, ranked), weights),
+        }
+    return found
+
+
+def bad_ccds(answers: Known, expnum: np.ndarray, ccdnum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which CCDs are bad, and which belong to exposures that are so in some CCDs alone: bool (ccd,) each.
+
+    Where an answer names CCDs, those are bad and the others are not; else all of a bad exposure are.
+    """
+    named = answers.select((answers.ccdnum >= 0) & answers.bad)
+    local = np.isin(expnum, named.expnum)
+    whole, _ = answers.whole(expnum)
+    own, _ = answers.ccds(expnum, ccdnum)
+    return np.where(local, own == BAD, whole == BAD), local
+
+
+def read_answers(folder: RunFolder) -> tuple[Known, str]:
+    """What is known of every exposure: the truth table, or else the labels; and which of them it is."""
+    path = folder.find("truth")
+    statements = store.read_table(path or folder.need("labels", "manifest"), catalog.LABELS)
+    return Known.of_labels(statements), "truth" if path is not None else "labels"
+
+
 def find_truth(folder: RunFolder, exposures: ExposureTable, known: Known) -> tuple[Truth, str]:
     """Exposures outside `known` with a known answer, and what says so."""
-    path = folder.find("truth")
-    name = "truth" if path is not None else "labels"
-    statements = store.read_table(path or folder.need("labels", "manifest"), catalog.LABELS)
-    everything = Known.of_labels(statements)
+    everything, name = read_answers(folder)
     outside = np.isin(everything.expnum, exposures.expnum) & ~np.isin(everything.expnum, known.exposures())
     truth = as_truth(everything.select(outside), exposures, known)
     return truth, "the truth table, on exposures without a label" if name == "truth" else "labels of held-out nights"

@@ -32,7 +32,7 @@ from hpcqa.splits import night_folds
 UNKNOWN, GOOD, BAD = -1, 0, 1
 # A CCD of an exposure that is bad as a whole counts as bad itself if it is further from the good CCDs than this share
 # of them are.
-CLEAN_QUANTILE = 0.97
+CLEAN_QUANTILE = 0.9
 # From this share of bad CCDs on, an exposure whose CCDs are labelled one by one is an example of a bad exposure.
 WHOLE_SHARE = 0.25
 POPULATION = 3000

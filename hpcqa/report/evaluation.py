@@ -122,6 +122,16 @@ def _tiles(content: Content) -> list[Tile]:
         more += f" · {count:,} exposures" if count else ""
         said = f"{name} at {_rate(content)}" if key.startswith("recall") else name
         tiles.append(Tile(said[0].upper() + said[1:], f"{value:.2f}", more.removeprefix(" · ")))
+    return tiles + _ccd_tiles(content.get("ccds", {}))
+
+
+def _ccd_tiles(found: Mapping[str, Any]) -> list[Tile]:
+    tiles = []
+    for key, name in (("all", "Average precision over CCDs"), ("local", "The same, exposures bad in single CCDs")):
+        value, low, high = _entry(found.get(key, {}).get("average_precision"))
+        if math.isfinite(value):
+            more = f"{low:.2f} to {high:.2f} · {found[key]['bad']:,} of {found[key]['ccds']:,} CCDs bad"
+            tiles.append(Tile(name, f"{value:.2f}", more))
     return tiles
 
 

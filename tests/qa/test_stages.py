@@ -62,6 +62,16 @@ def test_unseen_exposures_are_found_with_their_reasons(finished: RunFolder) -> N
     assert all(row["named"] > 0.7 for row in content["reasons"])
 
 
+def test_ccds_are_evaluated_too(finished: RunFolder) -> None:
+    found = store.read_json(finished.output("evaluation"))["ccds"]
+    truth = store.read_table(finished.output("truth"), catalog.LABELS)
+    assert 0 < found["local"]["bad"] <= int((truth["bad"] & (truth["ccdnum"] >= 0)).sum())
+    assert found["local"]["ccds"] < found["all"]["ccds"]
+    for part in found.values():
+        assert part["average_precision"]["value"] > 0.8 > part["bad"] / part["ccds"]
+        assert part["average_precision"]["low"] <= part["average_precision"]["value"]
+
+
 def test_controls_rank_as_they_were_made(finished: RunFolder) -> None:
     content = store.read_json(finished.output("evaluation"))
     precision = {row["name"]: row["average_precision"]["value"] for row in content["controls"]}
