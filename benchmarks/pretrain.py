@@ -15,8 +15,9 @@ Every figure is measured beside its peers in this one run, taking turns, and the
   large matrix product reaches here.
 - `two_processes_efficiency`: images a second of two gloo processes with one core each over twice that of one.
 
-Needs torch, numpy, h5py, pyarrow, numba, safetensors, rich and transformers: no camera's, no launcher's packages. On a
-machine that others use too, `--cpu-time` counts the processor's time instead of the clock's.
+Needs torch, numpy and transformers (and `--run` h5py, pyarrow and numba): no camera's, no launcher's packages. On a
+machine that others use too, `--cpu-time` counts the processor's time instead of the clock's, which means something only
+with OMP_NUM_THREADS=1: threads that wait for each other are busy too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import copy
 import dataclasses
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -41,16 +41,17 @@ import torch
 from torch import Tensor, nn
 
 from hpcqa.config import Config, ModelConfig, SslConfig, ViewsConfig
+from hpcqa.launch.costs import processor_name
 from hpcqa.parallel.ranks import detect
 from hpcqa.parallel.torchdist import World, joined
 from hpcqa.ssl import flops, schedules
+from hpcqa.ssl.defects import kinds_of
 from hpcqa.ssl.encode import as_images, autocast
 from hpcqa.ssl.feed import Cutouts, Feed
 from hpcqa.ssl.losses import sinkhorn
-from hpcqa.ssl.pretrain import starting_network
 from hpcqa.ssl.student_teacher import targets_of, terms_of
 from hpcqa.ssl.trainer import Trainer, fresh_state
-from hpcqa.ssl.vit import SIZES
+from hpcqa.ssl.vit import SIZES, build
 
 PEAK_BF16 = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
 REPEATS, CONSECUTIVE = 7, 8
@@ -93,7 +94,7 @@ class Ours:
 
     def __init__(self, config: Config, world: World, cutouts: Cutouts) -> None:
         self.feed = Feed(cutouts, config, rank=world.rank, world_size=world.size)
-        self.state = fresh_state(starting_network(config), config, self.feed, world)
+        self.state = fresh_state(build(config.model, config.views, kinds_of(config)), config, self.feed, world)
         self.trainer = Trainer(config, self.feed, self.state, world)
         self.config, self.world, self.waited = config, world, 0.0
         self.stream = self.feed.stream(0, 10**9)
@@ -291,10 +292,15 @@ def two_processes(arguments: argparse.Namespace) -> tuple[float, float]:
 def one_of_several(size: int, batch: int) -> None:
     torch.set_num_threads(1)
     with joined(detect(os.environ), torch.device("cpu")) as world:
-        config = configuration("demo", batch * size, "cpu", "fp32", recipe="whole")
-        ours = Ours(config, world, Memory(config.views))
-        (seconds,) = Clock(world.device, False).taking_turns(ours.step)
-        print(ours.images / seconds)
+        print(rate_of(world, batch * size))
+
+
+def rate_of(world: World, batch: int) -> float:
+    """Images a second of all ranks; what trains is gone before the ranks part."""
+    config = configuration("demo", batch, "cpu", "fp32", recipe="whole")
+    ours = Ours(config, world, Memory(config.views))
+    (seconds,) = Clock(world.device, False).taking_turns(ours.step)
+    return ours.images / seconds
 
 
 def row_of(arch: str, recipe: str, arguments: argparse.Namespace, peaks: dict[str, float | None]) -> dict[str, Any]:
@@ -329,7 +335,7 @@ def row_of(arch: str, recipe: str, arguments: argparse.Namespace, peaks: dict[st
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(arguments.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     found: dict[str, Any] = {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
     found |= {"precision": arguments.precision, "compiled": arguments.compile, "cpu_time": arguments.cpu_time}
     measured = flops.measured_peak(device, arguments.precision == "bf16")

@@ -21,7 +21,7 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from hpcqa.artifacts.store import read_json, sync, write_json
+from hpcqa.artifacts.files import read_json, sync, write_json
 from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.parallel.torchdist import World
 from hpcqa.ssl.student_teacher import Learner, Teacher

@@ -27,9 +27,9 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 def scramble(x: Tensor) -> Tensor:
     """A bijection of int64 whose output bits look independent."""
     x = x + GOLDEN
-    x = (x ^ _shifted(x, 30)).mul_(FIRST)
-    x = (x ^ _shifted(x, 27)).mul_(SECOND)
-    return x ^ _shifted(x, 31)
+    x.bitwise_xor_(_shifted(x, 30)).mul_(FIRST)
+    x.bitwise_xor_(_shifted(x, 27)).mul_(SECOND)
+    return x.bitwise_xor_(_shifted(x, 31))
 
 
 def image_keys(seed: int, purpose: str, step: int, expnum: np.ndarray, ccdnum: np.ndarray) -> Tensor:
@@ -59,8 +59,10 @@ def normal(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
     count = math.prod(shape)
     bits = _bits(keys, (count + 1) // 2)
     radius = _shifted(bits, 40).float().add_(0.5).mul_(2.0**-24).log_().mul_(-2).sqrt_()
-    angle = (bits & 0xFFFFFF).float().mul_(2 * math.pi * 2.0**-24)
-    pairs = torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=1)
+    angle = bits.bitwise_and_(0xFFFFFF).float().mul_(2 * math.pi * 2.0**-24)
+    pairs = radius.new_empty(len(keys), 2 * radius.shape[1])
+    torch.mul(angle.cos(), radius, out=pairs[:, : radius.shape[1]])
+    torch.mul(angle.sin_(), radius, out=pairs[:, radius.shape[1] :])
     return pairs[:, :count].reshape(-1, *shape)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from hpcqa.config import Config
 from hpcqa.errors import DataError
-from hpcqa.observe import Tracker
 from hpcqa.parallel import preemption
 from hpcqa.parallel.preemption import Preempted
 from hpcqa.parallel.torchdist import World, clipped
@@ -131,6 +130,8 @@ class Trainer:
             Preempted: this process was asked to stop, and the state is saved.
             DataError: too many steps in a row without a finite loss, or without readable data.
         """
+        from hpcqa.observe import Tracker  # here, so that a step can be timed where nothing draws progress bars
+
         ssl, counters = self.config.ssl, self.state.counters
         with Tracker("pretrain", total=ssl.steps, unit="steps", shown=self.world.is_first) as ticker:
             ticker.advance(counters.step)

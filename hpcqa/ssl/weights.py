@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hpcqa import __version__
-from hpcqa.artifacts.store import atomic_path
+from hpcqa.artifacts.files import atomic_path
 from hpcqa.errors import DataError
 from hpcqa.ssl.vit import Architecture, VisionTransformer, from_architecture
 

@@ -18,6 +18,14 @@ def task(kinds=shapes.KINDS, bank=None, **more):
     return DefectTask(kinds, **settings)
 
 
+def test_the_stretch_is_that_of_asinh():
+    size = torch.logspace(-8, 8, 500, dtype=torch.float64).float()
+    x = torch.cat([size, -size, torch.zeros(1)])
+    expected = torch.asinh(x.double())
+    assert torch.allclose(defects._asinh(x).double(), expected, rtol=3e-7, atol=0)
+    assert torch.isnan(defects._asinh(torch.tensor([torch.nan]))).all()
+
+
 @pytest.mark.parametrize("kind", shapes.KINDS)
 @pytest.mark.parametrize("size", [(32, 16), (64, 64), (13, 40)])
 def test_shapes_fill_the_range_and_differ(kind, size):

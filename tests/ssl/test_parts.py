@@ -75,6 +75,19 @@ def test_turns_keep_the_pixels_and_reach_all_eight():
     assert len(views.turned(torch.arange(6.0).view(1, 1, 2, 3).expand(99, -1, -1, -1), keys(99)).unique(dim=0)) == 4
 
 
+@pytest.mark.parametrize("size", [(5, 5), (5, 4), (12, 10)])
+def test_windows_turned_in_one_pass_are_windows_that_are_turned(size):
+    images = torch.randn(60, 2, 12, 10)
+    turns = draws.derived(keys(60), 5)
+    found = views.windows(images, size, keys(60), turns)
+    assert torch.equal(found, views.turned(views.windows(images, size, keys(60)), turns))
+    u = draws.uniform(turns, 3) < 0.5
+    for image, expected, (rows, cols, both) in zip(found, views.windows(images, size, keys(60)), u, strict=True):
+        expected = expected.flip(1) if rows else expected
+        expected = expected.flip(2) if cols else expected
+        assert torch.equal(image, expected.transpose(1, 2) if both and size[0] == size[1] else expected)
+
+
 def test_small_changes_stay_small_and_missing_pixels_missing():
     images = torch.randn(20, 1, 16, 16)
     images[:, :, :4] = 0
