@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,12 @@ from hpcqa.ssl.vit import Architecture, Stem, VisionTransformer, from_architectu
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HEAD_DIM = 64  # of every published size
+
+# What torch.load raises of files that are no weights: bytes that are no pickle lead its reader anywhere.
+UNREADABLE = (
+    pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, OSError,
+    LookupError, TypeError, AttributeError, AssertionError, struct.error, MemoryError, OverflowError,
+)  # fmt: skip
 
 # Hugging Face's names, of files on its hub and of transformers 5 in memory, and the official ones.
 RENAMED: tuple[tuple[str, str], ...] = (
@@ -58,18 +66,30 @@ def read_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the pickle's protocol, before it is refused
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path}: not found; give a .pth or .safetensors file of DINOv2 weights.") from None
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: not a file of weights alone ({reason}); take the official .pth file.") from None
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path}: not a file of weights alone ({_reason(error)}); take the official .pth file."
+        ) from None
     for key in ("teacher", "model", "state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path}: holds no table of tensors; take the official .pth file.")
     return {str(name): tensor for name, tensor in state.items()}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, SafetensorError | OSError):
+        return str(error).splitlines()[0]
+    if isinstance(error, EOFError):
+        return "it is empty or cut short"
+    # torch's own words advise to load it all the same, which would run what the file says.
+    return "it is damaged, or holds other things than tensors"
 
 
 def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -128,7 +128,7 @@ class Trainer:
 
         Raises:
             Preempted: this process was asked to stop, and the state is saved.
-            DataError: too many steps in a row without a finite loss, or without readable data.
+            DataError: too many steps in a row, or all, without a finite loss or without readable data.
         """
         from hpcqa.observe import Tracker  # here, so that a step can be timed where nothing draws progress bars
 
@@ -141,6 +141,17 @@ class Trainer:
                 self._one(images, waited, before)
                 ticker.advance()
                 before = time.perf_counter()
+        self._say_skipped()
+
+    def _say_skipped(self) -> None:
+        skipped, steps = self.state.counters.skipped, self.config.ssl.steps
+        if skipped >= steps:
+            raise DataError(
+                f"pretrain: none of {steps} steps had images that could be read and losses that are finite; see `why` "
+                "in metrics.jsonl, and run `hpcqa verify` for damaged shards."
+            )
+        if skipped:
+            logger.warning("pretrain: %d of %d steps were skipped; `why` in metrics.jsonl says which", skipped, steps)
 
     def _one(self, images: StepImages, waited: float, began: float) -> None:
         counters, ssl = self.state.counters, self.config.ssl

@@ -111,12 +111,22 @@ def test_too_many_bad_steps_stop_the_run(tmp_path):
     assert len(lines(tmp_path)[-1]["batch"]) == 4
 
 
-def test_a_damaged_shard_is_a_counted_skip(tmp_path):
+def test_a_run_without_one_good_step_fails_and_stays_failed(tmp_path):
+    cutouts = FakeCutouts()
+    cutouts.arrays["detail"][:] = np.nan
+    for _ in range(2):
+        with pytest.raises(DataError, match="none of 3 steps"):
+            train(tmp_path, cutouts, steps=3)
+    assert not (tmp_path / "backbone.safetensors").exists()
+
+
+def test_a_damaged_shard_is_a_counted_skip(tmp_path, caplog):
     cutouts = FakeCutouts()
     cutouts.damaged, cutouts.sound_reads = {5}, 6
     train(tmp_path, cutouts, steps=6, knn_every=0)
     why = [line["why"] for line in lines(tmp_path) if "why" in line]
     assert 0 < len(why) < 6
+    assert f"{len(why)} of 6 steps were skipped" in caplog.text
     assert "could not be read" in why[0]
     cutouts.damaged, cutouts.sound_reads = set(range(len(cutouts.expnum))), 6
     with pytest.raises(DataError, match=r"could not be read.*shard-00000.h5"):

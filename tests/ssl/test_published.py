@@ -115,6 +115,20 @@ def test_pickles_of_other_things_are_refused_and_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_no_bytes_are_a_mistake_of_ours(tmp_path, recwarn):
+    path, rng = tmp_path / "x.pth", np.random.default_rng(0)
+    random = [rng.integers(0, 256, 40, dtype=np.uint8).tobytes() for _ in range(300)]
+    pickled = [b"\x80" + bytes([version]) + some for version, some in zip([2, 3, 4] * 100, random, strict=True)]
+    torch.save({"a": torch.ones(3)}, path)
+    sound = path.read_bytes()
+    for content in (b"hello\n", b"", sound[:200], *random, *pickled):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"not a file of weights alone|no table of tensors") as found:
+            published.read_file(path)
+        assert "weights_only" not in str(found.value)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [({"a": 3}, "no table of tensors"), ({"a": torch.ones(2)}, "has no cls_token"), ([1], "no table of tensors")],
