@@ -33,13 +33,12 @@ def sinkhorn(scores: Tensor, temperature: float, world: World) -> Tensor:
     # The largest score of the global batch goes out first, so that exp() cannot overflow.
     highest = scores.max() if scores.numel() else scores.new_tensor(-torch.inf)
     targets = torch.exp(scores - world.max(highest))
-    num_images = world.sum(scores.new_tensor(float(len(scores))))
-    targets = targets / world.sum(targets.sum())
+    # The published form also divides by the sum of all and by the numbers of prototypes and images. Such factors cancel
+    # in the next division of the rows, and each would be one more collective.
     for _ in range(SINKHORN_ITERATIONS):
-        prototypes = world.sum(targets.sum(0))
-        targets = targets / (prototypes.clamp(min=1e-30) * scores.shape[1])
-        targets = targets / (targets.sum(1, keepdim=True).clamp(min=1e-30) * num_images)
-    return targets * num_images
+        targets = targets / world.sum(targets.sum(0)).clamp(min=1e-30)
+        targets = targets / targets.sum(1, keepdim=True).clamp(min=1e-30)
+    return targets
 
 
 @torch.no_grad()
