@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from hpcqa.artifacts import store
 from hpcqa.artifacts.catalog import (
@@ -17,8 +20,9 @@ from hpcqa.artifacts.catalog import (
     LABELS,
     MANIFEST,
     SHARD,
+    SHARD_INDEX,
 )
-from hpcqa.artifacts.folder import NAMES, RunFolder
+from hpcqa.artifacts.folder import NAMES, SHARD_INDEX_NAME, RunFolder
 from hpcqa.artifacts.parts import first_own_shard, part_files, shard_number
 from hpcqa.artifacts.schema import Schema
 from hpcqa.errors import DataError, EnvironmentProblem
@@ -59,6 +63,8 @@ def verify_run(folder: RunFolder) -> list[str]:
         found = store.verify(path, schema)
         problems += found or _parent_problems(path, folder)
     problems += _missing_shards(folder)
+    problems += _misplaced_shards(folder)
+    problems += _index_problems(folder.output("shards"))
     problems += _other_problems(folder)
     problems += [f"{path}: unfinished; left by a process that was killed; remove it." for path in leftovers(folder)]
     return problems
@@ -98,6 +104,52 @@ def _missing_shards(folder: RunFolder) -> list[str]:
         problems += [
             f"{folder.output(name) / one}: missing; run `hpcqa embed` again." for one in sorted(wanted - there) if there
         ]
+    return problems
+
+
+def _misplaced_shards(folder: RunFolder) -> list[str]:
+    """Sound shards that hold other exposures than the manifest puts into that number: copies, or another run's."""
+    shards, manifest = sorted(folder.output("shards").glob("shard-*.h5")), folder.output("manifest")
+    if not shards or not manifest.exists():
+        return []
+    try:
+        rows = store.read_table(manifest, MANIFEST, ["expnum", "shard"])
+    except (DataError, EnvironmentProblem):
+        return []  # told already
+    order = np.argsort(rows["shard"], kind="stable")
+    number, expnum = rows["shard"][order], rows["expnum"][order]
+    problems = []
+    for path in shards:
+        with contextlib.suppress(DataError, EnvironmentProblem):
+            first, last = (np.searchsorted(number, shard_number(path), side) for side in ("left", "right"))
+            with store.open_arrays(path, SHARD) as shard:
+                found = shard.read("exposure")
+            if not np.array_equal(np.unique(expnum[first:last]), np.unique(found)):
+                problems.append(
+                    f"{path}: holds other exposures than the manifest says; remove it and run `hpcqa shard`."
+                )
+    return problems
+
+
+def _index_problems(shards: Path) -> list[str]:
+    """Whether the shards' index is damaged, or knows a shard as it is by size and time but with another content.
+
+    An index that lags behind is none: who opens it looks into the shards that were written since.
+    """
+    path = shards / SHARD_INDEX_NAME
+    if not path.exists():
+        return []
+    if store.verify(path, SHARD_INDEX):
+        return [f"{path}: damaged; remove it: it is made anew from the shards when they are read."]
+    with store.open_arrays(path, SHARD_INDEX) as index:
+        known = [index.read(name).tolist() for name in ("shard", "size", "modified", "content")]
+    problems = []
+    for name, size, modified, content in zip(*known, strict=True):
+        file = shards / name
+        with contextlib.suppress(OSError):
+            found = file.stat()
+            if (found.st_size, found.st_mtime_ns) == (size, modified) and _digest_of(file) not in (content, None):
+                problems.append(f"{path}: speaks of another {name} than there is; remove it: it is made anew.")
     return problems
 
 

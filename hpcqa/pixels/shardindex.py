@@ -205,6 +205,10 @@ def _read_cache(path: Path) -> tuple[ShardIndex | None, dict[tuple[str, int, int
     """The index as it is on disk, and the place of each (name, size, time) in it; nothing if it is not usable."""
     if not path.exists():
         return None, {}
+    problems = store.verify(path, SHARD_INDEX)  # a flipped byte would make rows of one CCD those of another
+    if problems:
+        logger.warning("%s: damaged or of another version; it is made anew from the shards.", path)
+        return None, {}
     try:
         with store.open_arrays(path, SHARD_INDEX) as file:
             values: dict[str, Any] = {column.name: file.read(column.name) for column in SHARD_INDEX.columns}

@@ -2,12 +2,13 @@ import json
 import struct
 from dataclasses import dataclass
 
+import h5py
 import numpy as np
 import pytest
 
 from hpcqa.artifacts import store, verify
-from hpcqa.artifacts.catalog import CALIBRATION, LABELS, SHARD
-from hpcqa.artifacts.folder import RunFolder
+from hpcqa.artifacts.catalog import CALIBRATION, LABELS, MANIFEST, SHARD, SHARD_INDEX
+from hpcqa.artifacts.folder import SHARD_INDEX_NAME, RunFolder
 from hpcqa.artifacts.schema import Provenance
 
 
@@ -117,6 +118,71 @@ def test_embeddings_without_a_shard_are_missed(run):
     (folder / "shard-00000.h5").write_bytes(b"")
     problems = verify.verify_run(run.folder)
     assert any("shard-00001.h5: missing" in problem for problem in problems)
+
+
+def test_foreign_files_are_named(run):
+    folder = run.folder.output("shards")
+    (folder / "shard-00002.h5").write_bytes(b"notes of somebody")
+    with h5py.File(folder / "shard-00003.h5", "w") as file:
+        file["context"] = np.zeros(3)
+    store.write_arrays(folder / "shard-00004.h5", CALIBRATION, filled(CALIBRATION, {}), Provenance("c"))
+    problems = verify.verify_run(run.folder)
+    for number, said in ((2, "not a readable HDF5 file"), (3, "carries no provenance"), (4, "holds calibration v1")):
+        assert any(f"shard-0000{number}.h5: {said}" in problem for problem in problems), problems
+    assert len(problems) == 3
+
+
+def manifest_of(run, shard):
+    columns = filled(MANIFEST, {"row": len(shard)}, shard=np.array(shard, np.int32))
+    columns["expnum"], columns["ccdnum"] = np.array([12, 13, 90], np.int64), np.arange(3, dtype=np.int32)
+    return store.write_table(run.folder.output("manifest"), MANIFEST, columns, Provenance("m")).content
+
+
+def test_a_shard_under_another_shards_name_is_named(run):
+    exposure = {"exposure": np.array([12, 13])}
+    content = manifest_of(run, [0, 0, 1])
+    for path in run.shards:
+        shard = filled(SHARD, {"ccd": 3}) | exposure
+        store.write_arrays(path, SHARD, shard, Provenance("b", {"manifest.parquet": content}))
+    run.calibration.unlink()
+    assert verify.verify_run(run.folder) == [
+        f"{run.shards[1]}: holds other exposures than the manifest says; remove it and run `hpcqa shard`."
+    ]
+
+
+def index_of(run, **changes):
+    states = [path.stat() for path in run.shards]
+    arrays = filled(SHARD_INDEX, {"shard": 2}) | {
+        "shard": np.array([path.name for path in run.shards], object),
+        "content": np.array([store.read_provenance(path).content for path in run.shards], object),
+        "size": np.array([state.st_size for state in states]),
+        "modified": np.array([state.st_mtime_ns for state in states]),
+    }
+    path = run.folder.output("shards") / SHARD_INDEX_NAME
+    store.write_arrays(path, SHARD_INDEX, arrays | changes, Provenance(""))
+    return path
+
+
+def test_an_index_that_lags_behind_is_no_problem(run):
+    index_of(run)
+    assert verify.verify_run(run.folder) == []
+    index_of(run, size=np.array([1, 2]), shard=np.array(["shard-00000.h5", "gone.h5"], object))
+    assert verify.verify_run(run.folder) == []
+
+
+def test_a_damaged_index_and_one_of_other_shards_are_named(run):
+    path = index_of(run, content=np.array([store.read_provenance(run.shards[0]).content, "another"], object))
+    assert verify.verify_run(run.folder) == [
+        f"{path}: speaks of another shard-00001.h5 than there is; remove it: it is made anew."
+    ]
+    with store.open_arrays(index_of(run), SHARD_INDEX) as file:
+        place = file.offset("offset")
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    assert verify.verify_run(run.folder) == [
+        f"{path}: damaged; remove it: it is made anew from the shards when they are read."
+    ]
 
 
 def test_evaluation_must_parse(run):

@@ -1,3 +1,4 @@
+import logging
 import os
 
 import numpy as np
@@ -94,17 +95,26 @@ def test_some_shards_in_any_order_use_the_index_and_leave_it(paths, looked_into)
     assert (paths[0].parent / SHARD_INDEX_NAME).read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["garbage", "cut", "other"])
-def test_a_damaged_index_is_made_anew(paths, damage):
+@pytest.mark.parametrize("damage", ["garbage", "cut", "other", "flip"])
+def test_a_damaged_index_is_made_anew_and_told(paths, damage, caplog):
     expected = shardindex.open_index(paths)
     index = paths[0].parent / SHARD_INDEX_NAME
     if damage == "garbage":
         index.write_bytes(b"nonsense")
     elif damage == "cut":
         os.truncate(index, index.stat().st_size // 2)
-    else:
+    elif damage == "other":
         index.write_bytes(paths[0].read_bytes())
+    else:
+        with store.open_arrays(index, SHARD_INDEX) as file:
+            place = file.offset("ccdnum")
+        content = bytearray(index.read_bytes())
+        content[place] ^= 1
+        index.write_bytes(content)
+    caplog.set_level(logging.WARNING, "hpcqa")
     same(shardindex.open_index(paths), expected)
+    assert f"{index}: damaged" in caplog.text
+    assert "made anew" in caplog.text
     assert store.verify(index, SHARD_INDEX) == []
 
 
