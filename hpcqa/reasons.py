@@ -6,8 +6,6 @@ named and that had no class there. `other` is a bad exposure whose reason did no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 REASONS: tuple[str, ...] = (
     "bad_wcs",
     "saturated",
@@ -33,14 +31,6 @@ REASONS: tuple[str, ...] = (
     "other",
 )
 BIT = {name: 1 << position for position, name in enumerate(REASONS)}
-
-
-def to_bits(names: Iterable[str]) -> int:
-    """The bits of several reasons; KeyError for a name that is not in the vocabulary."""
-    bits = 0
-    for name in names:
-        bits |= BIT[name]
-    return bits
 
 
 def from_bits(bits: int) -> list[str]:

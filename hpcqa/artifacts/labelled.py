@@ -13,8 +13,6 @@ import numpy as np
 
 from hpcqa.reasons import BIT
 
-WHOLE = -1
-
 
 class Merged(NamedTuple):
     """One row for each (expnum, ccdnum) that is labelled, sorted; ccdnum -1 is the whole exposure. Arrays (N,)."""
@@ -27,15 +25,6 @@ class Merged(NamedTuple):
     num_bad: np.ndarray
     num_good: np.ndarray
     severity: np.ndarray
-
-
-class ExposureLabels(NamedTuple):
-    """One row for each labelled exposure, sorted. Arrays (N,): int64, bool, int64, bool."""
-
-    expnum: np.ndarray
-    bad: np.ndarray
-    reasons: np.ndarray
-    conflict: np.ndarray
 
 
 def merge(columns: Mapping[str, np.ndarray]) -> Merged:
@@ -78,31 +67,3 @@ def without_other(reasons: np.ndarray) -> np.ndarray:
     """Reasons with `other` taken away where a better one is known."""
     rest = reasons & ~np.int64(BIT["other"])
     return np.where(rest != 0, rest, reasons)
-
-
-def exposure_labels(columns: Mapping[str, np.ndarray], *, with_ccds: bool = True) -> ExposureLabels:
-    """What the lists say of each exposure as a whole.
-
-    Args:
-        columns: of the LABELS artifact.
-        with_ccds: whether an exposure of which only CCDs are called bad is bad, with their reasons. Good CCDs never
-            make an exposure good, and without this flag an exposure known by its CCDs only is left out.
-    """
-    merged = merge(columns)
-    whole = merged.ccdnum == WHOLE
-    use = whole | (merged.bad & with_ccds)
-    expnum, index = np.unique(merged.expnum[use], return_inverse=True)
-    bad = np.zeros(len(expnum), bool)
-    conflict = np.zeros(len(expnum), bool)
-    reasons = np.zeros(len(expnum), np.int64)
-    np.logical_or.at(bad, index, merged.bad[use])
-    np.bitwise_or.at(reasons, index, merged.reasons[use])
-    np.logical_or.at(conflict, index, merged.conflict[use] & whole[use])
-    return ExposureLabels(expnum, bad, without_other(reasons), conflict)
-
-
-def ccd_labels(columns: Mapping[str, np.ndarray]) -> Merged:
-    """What the lists say of single CCDs by themselves."""
-    merged = merge(columns)
-    single = merged.ccdnum != WHOLE
-    return Merged(*(values[single] for values in merged))

@@ -6,13 +6,14 @@ when it is whole (files.py). What the rest of hpcqa needs of them is here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
 from hpcqa.artifacts import arrays, tables
 from hpcqa.artifacts.arrays import ArrayFile, ArrayWriter, look_into, open_arrays, write_arrays
 from hpcqa.artifacts.files import atomic_path, read_json, sync, write_json, write_text
+from hpcqa.artifacts.folder import RunFolder
 from hpcqa.artifacts.provenance import is_made_from
 from hpcqa.artifacts.schema import Provenance, Schema
 from hpcqa.artifacts.tables import check_key, read_table, write_table
@@ -23,6 +24,7 @@ __all__ = [
     "ArrayWriter",
     "atomic_path",
     "check_key",
+    "digests",
     "is_current",
     "look_into",
     "open_arrays",
@@ -50,6 +52,15 @@ def read_provenance(path: Path, schema: Schema | None = None) -> Provenance:
     """
     provenance: Provenance = _module_of(path).read_provenance(path, schema)
     return provenance
+
+
+def digests(folder: RunFolder, paths: Iterable[Path]) -> dict[str, str]:
+    """The content digest of each artifact by its path in provenance: what its children note as `parents`.
+
+    Raises:
+        DataError: one is missing or damaged.
+    """
+    return {folder.relative(path): read_provenance(path).content for path in paths}
 
 
 def verify(path: Path, schema: Schema) -> list[str]:

@@ -99,24 +99,6 @@ def open_mask(image_path: Path, instrument: Instrument, timeout: float | None = 
     return MaskFile(find_mask(image_path, instrument), timeout)
 
 
-def load_mask(
-    image_path: Path, hdu: ImageHdu, context: CcdContext, instrument: Instrument, shape: tuple[int, int]
-) -> MaskResult:
-    """The mask of one CCD; `open_mask` is faster for all CCDs of an exposure.
-
-    Args:
-        image_path: the image's file; its mask lies beside it, or there is none.
-        hdu: the image.
-        context: what is known of the CCD.
-        instrument: the camera.
-        shape: (rows, columns) of the image.
-    """
-    if shape != hdu.shape:
-        raise ValueError(f"shape {shape} is not that of the image, {hdu.shape}")
-    with open_mask(image_path, instrument) as file:
-        return file.load(hdu, context, instrument)
-
-
 def find_mask(image_path: Path, instrument: Instrument) -> Path | None:
     """The path of the mask file beside an image, or None if there is none."""
     return next((path for path in _candidates(image_path, instrument) if path.is_file()), None)

@@ -14,7 +14,7 @@ from hpcqa.artifacts.catalog import LABELS, MANIFEST
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.artifacts.parts import FIRST_SHARD
 from hpcqa.artifacts.schema import Provenance, Values
-from hpcqa.artifacts.store import is_current, read_provenance, read_table, write_table, write_text
+from hpcqa.artifacts.store import digests, is_current, read_provenance, read_table, write_table, write_text
 from hpcqa.config import Config
 from hpcqa.config.frozen import refuse_other_settings, stage_digest
 from hpcqa.errors import ConfigError, DataError
@@ -118,14 +118,14 @@ def _lacks_images(path: Path) -> bool:
 
 def file_digests(folder: RunFolder, paths: Sequence[Path]) -> dict[str, str]:
     """SHA-256 of each file's bytes, by its path in provenance."""
-    digests = {}
+    found = {}
     for path in paths:
         try:
             with path.open("rb") as file:
-                digests[folder.relative(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+                found[folder.relative(path)] = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); correct the path.") from None
-    return digests
+    return found
 
 
 def build(rows: tables.CcdRows, config: Config, folders: Sequence[Path]) -> dict[str, Values]:
@@ -326,7 +326,7 @@ def write_labels(config: Config, folder: RunFolder, artifact: str, patterns: Seq
     """Write labels.parquet or truth.parquet unless it was made from the same lists and rules."""
     parents = file_digests(folder, [path for path, _ in labels.find_lists(patterns)])
     # Which camera an exposure is of decides what its CCDs' names mean.
-    parents[folder.relative(folder.output("manifest"))] = read_provenance(folder.output("manifest"), MANIFEST).content
+    parents |= digests(folder, [folder.output("manifest")])
     parents["reason_rules.toml"] = hashlib.sha256(rules.rules_text().encode()).hexdigest()
     path, digest = folder.output(artifact), stage_digest(config, "manifest")
     if is_current(path, LABELS, config_digest=digest, parents=parents):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcqa.artifacts.labelled import ccd_labels, exposure_labels, merge
+from hpcqa.artifacts.labelled import merge
 from hpcqa.reasons import BIT
 
 
@@ -36,26 +36,8 @@ def test_other_only_where_nothing_better_is_known():
     assert merged.reasons.tolist() == [PSF, OTHER]
 
 
-def test_exposures_and_ccds():
-    rows = columns([(1, -1, 0), (1, 5, GHOST), (2, 5, GHOST), (3, 5, 0), (4, -1, PSF)])
-    both = exposure_labels(rows)
-    assert both.expnum.tolist() == [1, 2, 4]
-    assert both.bad.tolist() == [True, True, True]
-    assert both.reasons.tolist() == [GHOST, GHOST, PSF]
-    whole = exposure_labels(rows, with_ccds=False)
-    assert whole.expnum.tolist() == [1, 4]
-    assert whole.bad.tolist() == [False, True]
-    single = ccd_labels(rows)
-    assert list(zip(single.expnum, single.ccdnum, single.bad, strict=True)) == [
-        (1, 5, True),
-        (2, 5, True),
-        (3, 5, False),
-    ]
-
-
 def test_nothing_labelled():
     assert len(merge(columns([])).expnum) == 0
-    assert len(exposure_labels(columns([])).expnum) == 0
 
 
 def test_severity_is_the_largest_known():

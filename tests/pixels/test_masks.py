@@ -10,7 +10,7 @@ from hpcqa.errors import DataError
 from hpcqa.instruments import get
 from hpcqa.instruments.base import CcdContext
 from hpcqa.pixels.fits import open_exposure
-from hpcqa.pixels.masks import EVERYTHING_MASKED, find_mask, fitted, load_mask, open_mask
+from hpcqa.pixels.masks import EVERYTHING_MASKED, find_mask, fitted, open_mask
 
 CAMERA = get("minicam")
 NAME = "mc4_250105_012345_oo{}_g_v1.fits{}"
@@ -33,7 +33,8 @@ def write_pair(folder, dq=None, suffix=".fz", names=("S1", "N4")):
 def load(path, plver="V5.0", name="S1", camera=CAMERA):
     with open_exposure(path) as exposure:
         hdu = exposure.find(1, name)
-    return load_mask(path, hdu, context(plver), camera, hdu.shape)
+    with open_mask(path, camera) as masks:
+        return masks.load(hdu, context(plver), camera)
 
 
 @pytest.fixture
