@@ -129,10 +129,13 @@ class Tails:
 
     def rarity(self, features: np.ndarray) -> np.ndarray:
         """Factors of e by which a value is rarer than where its tail begins: float32 (row, feature), 0 in the bulk."""
-        below = (features < 0).astype(np.int64)
-        columns = np.arange(features.shape[1])
-        excess = np.abs(features) - self.start[below, columns]
-        return np.asarray(np.maximum(excess, 0.0) / self.reach[below, columns], np.float32)
+        values = np.asarray(features, np.float32)
+        start, rate = self.start.astype(np.float32), (1.0 / self.reach).astype(np.float32)
+        # Tails begin away from zero, so at most one side is positive.
+        rarity: np.ndarray = (values - start[0]) * rate[0]
+        np.maximum(rarity, (-values - start[1]) * rate[1], out=rarity)
+        np.maximum(rarity, np.float32(0.0), out=rarity)
+        return rarity
 
 
 TAIL_FROM = 0.9
