@@ -330,7 +330,7 @@ def measure_stars(
     facts = (noise if noise > 0 else 1e-6, 0.9 * saturation, max(step, 2))
     num, saturated, sharp = _measure(pixels, masked, rows, cols, local, facts, table)
     table = _unique(table[:num])
-    streaks = find_streaks(*(table[:, column] for column in (X, Y, E1, E2, SIGMA)))
+    streaks = find_streaks(*(table[:, column] for column in (X, Y, E1, E2, SIGMA)), pixels.shape)
     for streak in streaks:
         table = table[~streak.covers(table[:, X], table[:, Y])]
     is_star = _point_like(table)

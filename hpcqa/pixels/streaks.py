@@ -1,7 +1,8 @@
 """Streaks of satellites and airplanes among the sources of a CCD, so that their pieces are not taken for stars.
 
 The detection breaks a streak into dozens of elongated pieces, often more than there are stars, all of one size. What
-tells them from the stars of a trailed exposure: they lie on one line, along their own axis; trailed stars lie anywhere.
+tells them from the stars of a trailed exposure: they lie on one line across the CCD, along their own axis. Trailed
+stars lie anywhere, or, where a long trail is broken itself, on many lines of one direction.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ FEWEST_PIECES = 5
 LEAST_SHARE = 0.3
 WITHIN = np.radians(5.0)
 MOST_STREAKS = 4
+LEAST_SPAN = 0.5  # of the line's length across the CCD
 LEAST_WIDTH = 6.0  # px; what the binning of the image that sources are found on smears
 
 
@@ -53,24 +55,48 @@ def erase(found: np.ndarray, streaks: tuple[Streak, ...], step: int) -> np.ndarr
     return left
 
 
-def find_streaks(x: np.ndarray, y: np.ndarray, e1: np.ndarray, e2: np.ndarray, sigma: np.ndarray) -> tuple[Streak, ...]:
-    """Lines on which many elongated sources lie, the richest first.
+def find_streaks(
+    x: np.ndarray, y: np.ndarray, e1: np.ndarray, e2: np.ndarray, sigma: np.ndarray, shape: tuple[int, int]
+) -> tuple[Streak, ...]:
+    """Lines across the CCD on which many elongated sources lie, the richest first.
 
     Args:
         x, y: (n,) centres, px.
         e1, e2: (n,) ellipticities of the sources, along the columns' numbers and along the diagonals.
         sigma: (n,) their sizes, px.
+        shape: rows and columns of the CCD.
     """
     left = np.flatnonzero(np.hypot(e1, e2) > LEAST_ELLIPTICITY)
     found: list[Streak] = []
-    while len(left) >= FEWEST_PIECES and len(found) < MOST_STREAKS:
+    seen: list[Streak] = []
+    while len(left) >= FEWEST_PIECES and len(seen) < MOST_STREAKS:
         across = sigma[left] * np.sqrt(np.maximum(1.0 - np.hypot(e1[left], e2[left]), 0.0))
         streak = _richest(x[left], y[left], 0.5 * np.arctan2(e2[left], e1[left]), across)
         if streak is None:
             break
-        found.append(streak)
-        left = left[~streak.covers(x[left], y[left])]
+        if any(abs(np.sin(streak.angle - other.angle)) < np.sin(WITHIN) for other in seen):
+            return ()  # parallel lines: the telescope moved
+        seen.append(streak)
+        on = streak.covers(x[left], y[left])
+        if _span(streak, x[left[on]], y[left[on]]) >= LEAST_SPAN * _chord(streak, shape):
+            found.append(streak)
+        left = left[~on]
     return tuple(found)
+
+
+def _span(streak: Streak, x: np.ndarray, y: np.ndarray) -> float:
+    """Distance between the first and the last piece along the line."""
+    return float(np.ptp(x * np.cos(streak.angle) + y * np.sin(streak.angle))) if len(x) else 0.0
+
+
+def _chord(streak: Streak, shape: tuple[int, int]) -> float:
+    """Length of the line across the CCD."""
+    low, high = -np.inf, np.inf
+    for at, along, size in ((streak.x, np.cos(streak.angle), shape[1]), (streak.y, np.sin(streak.angle), shape[0])):
+        if abs(along) > 1e-9:
+            first, last = sorted(((0 - at) / along, (size - at) / along))
+            low, high = max(low, first), min(high, last)
+    return float(max(high - low, 0.0))
 
 
 def _richest(x: np.ndarray, y: np.ndarray, axis: np.ndarray, across: np.ndarray) -> Streak | None:

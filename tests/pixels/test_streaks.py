@@ -28,7 +28,7 @@ def test_pieces_of_a_streak_are_told_from_stars(angle):
     rng = np.random.default_rng(1)
     streak, others = pieces(30, angle, (250, 450), rng), stars(40, rng)
     table = np.concatenate([streak, others], axis=1)
-    (found,) = find_streaks(*table)
+    (found,) = find_streaks(*table, SHAPE)
     assert found.covers(streak[0], streak[1]).mean() > 0.95
     assert found.covers(others[0], others[1]).mean() < 0.2
     assert abs(np.sin(found.angle - angle)) < 0.01
@@ -37,7 +37,7 @@ def test_pieces_of_a_streak_are_told_from_stars(angle):
 def test_two_streaks_are_both_found():
     rng = np.random.default_rng(2)
     first, second = pieces(20, 0.4, (250, 450), rng), pieces(18, -0.9, (200, 300), rng)
-    found = find_streaks(*np.concatenate([first, second, stars(30, rng)], axis=1))
+    found = find_streaks(*np.concatenate([first, second, stars(30, rng)], axis=1), SHAPE)
     assert len(found) == 2
     assert found[0].covers(first[0], first[1]).mean() > 0.9
     assert found[1].covers(second[0], second[1]).mean() > 0.9
@@ -45,12 +45,24 @@ def test_two_streaks_are_both_found():
 
 @pytest.mark.parametrize("num", [0, 3, 60])
 def test_trailed_stars_are_no_streak(num):
-    assert find_streaks(*stars(num, np.random.default_rng(3), ellipticity=0.9)) == ()
+    assert find_streaks(*stars(num, np.random.default_rng(3), ellipticity=0.9), SHAPE) == ()
+
+
+def test_broken_trails_of_stars_are_no_streaks():
+    """The telescope moved while the shutter was open: every trail breaks into pieces on a line of its own."""
+    rng = np.random.default_rng(5)
+    long = [pieces(15, 0.6, (100 + 90 * k, 200 + 170 * k), rng) for k in range(3)]
+    assert find_streaks(*np.concatenate(long, axis=1), SHAPE) == ()
+    short = long[0].copy()
+    for row in (0, 1):
+        short[row] = short[row].mean() + (short[row] - short[row].mean()) / 5
+    assert find_streaks(*np.concatenate([short, stars(5, rng)], axis=1), SHAPE) == ()
+    assert len(find_streaks(*np.concatenate([long[0], stars(5, rng)], axis=1), SHAPE)) == 1
 
 
 def test_a_streak_is_erased_from_a_detection_map_and_nothing_else():
     rng = np.random.default_rng(4)
-    streaks = find_streaks(*pieces(30, 0.0, (250, 450), rng))
+    streaks = find_streaks(*pieces(30, 0.0, (250, 450), rng), SHAPE)
     found = np.zeros((225, 125), bool)
     found[112, :] = found[30, 40] = True
     left = erase(found, streaks, 4)
