@@ -194,11 +194,18 @@ class Sources:
     local: np.ndarray
 
 
+@kernel
 def _lower_sigma(smooth: np.ndarray, count: np.ndarray, enough: int) -> float:
     """Noise of the smoothed image from what lies below its clipped median, where no star is; 0 unknown."""
-    some = (slice(1, None, 4), slice(2, None, 4)) if smooth.size > 1 << 16 else (slice(None), slice(None))
-    values = smooth[some][count[some] >= enough]
-    return float(clipped_level(values)[1]) if len(values) >= 8 else 0.0
+    row, col, step = (1, 2, 4) if smooth.size > 1 << 16 else (0, 0, 1)
+    some, behind = smooth[row::step, col::step], count[row::step, col::step]
+    values = np.empty(some.size + 1, smooth.dtype)
+    num = 0
+    for i in range(some.shape[0]):
+        for j in range(some.shape[1]):
+            values[num] = some[i, j]
+            num += behind[i, j] >= enough
+    return clipped_level(values[:num])[1] if num >= 8 else 0.0
 
 
 @kernel

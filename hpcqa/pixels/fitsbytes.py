@@ -145,7 +145,7 @@ class ByteSource:
         done = 0
         try:
             while done < target.size and (
-                more := os.preadv(self._file, [target[done : done + _AT_ONCE]], offset + done)
+                more := os.preadv(self._file, [target[done : done + _AT_ONCE].data], offset + done)
             ):
                 done += more
         except OSError as problem:

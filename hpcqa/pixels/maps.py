@@ -144,15 +144,11 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
     width = max(1, round(24 / scanned.step))
     if min(scanned.mean.shape) < 8 * width:
         return {}
-    valid = scanned.count > 0
-    usable = valid & ~sources.near
-    pieces = 4 * width
-    images = [scanned.mean, usable, valid]
-    sideways = [image.T for image in images]
     excesses = []
-    for turned in (images, [image[::-1] for image in images], sideways, [image[::-1] for image in sideways]):
-        mean, good, every = (np.ascontiguousarray(image[:pieces]) for image in turned)
-        excesses.append(known_median(edge_excesses(mean, good, every, width)))
+    for mean, count, near in zip(
+        *(_four_ways(one) for one in (scanned.mean, scanned.count, sources.near)), strict=True
+    ):
+        excesses.append(known_median(edge_excesses(mean, count, near, width)))
     known = [value for value in excesses if math.isfinite(value)]
     if not known:
         return {}
@@ -160,11 +156,17 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
     return {"edge_excess": max(known) / reference, "edge_deficit": min(known) / reference}
 
 
+def _four_ways(image: np.ndarray) -> tuple[np.ndarray, ...]:
+    """An image turned so that each of its edges comes first."""
+    return image, image[::-1], image.T, image[:, ::-1].T
+
+
 @kernel
-def edge_excesses(mean: np.ndarray, usable: np.ndarray, valid: np.ndarray, width: int) -> np.ndarray:
+def edge_excesses(mean: np.ndarray, count: np.ndarray, near: np.ndarray, width: int) -> np.ndarray:
     """Mean of the first `width` rows less that of rows 2 width to 4 width, in CHUNKS pieces; NaN unknown.
 
-    Usable pixels count; where hardly any is, as in a glow that passes for a source, all valid ones do.
+    Valid pixels that are not near a source count; where hardly any is left, as in a glow that passes for a source, all
+    valid ones do.
     """
     cols = mean.shape[1]
     excesses = np.full(CHUNKS, np.nan)
@@ -175,12 +177,11 @@ def edge_excesses(mean: np.ndarray, usable: np.ndarray, valid: np.ndarray, width
             if width <= i < 2 * width:
                 continue
             for j in range(k * cols // CHUNKS, (k + 1) * cols // CHUNKS):
-                if valid[i, j]:
-                    total[1, part] += mean[i, j]
-                    number[1, part] += 1.0
-                    if usable[i, j]:
-                        total[0, part] += mean[i, j]
-                        number[0, part] += 1.0
+                every, usable = count[i, j] > 0, (count[i, j] > 0) & (not near[i, j])
+                total[1, part] += mean[i, j] if every else np.float32(0)
+                number[1, part] += every
+                total[0, part] += mean[i, j] if usable else np.float32(0)
+                number[0, part] += usable
         levels = np.full(2, np.nan)
         for part in range(2):
             which = 1 if number[0, part] < ENOUGH_OF_EDGE * number[1, part] else 0

@@ -6,6 +6,8 @@ in round a rank by counting, until few enough numbers lie between them to be sor
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hpcqa.pixels.kernels import fast_kernel, kernel
@@ -35,7 +37,7 @@ def median(values: np.ndarray) -> float:
 
 
 @fast_kernel
-def _count_finite(values: np.ndarray) -> int:
+def _count_finite(values: np.ndarray) -> Any:
     num = np.int32(0)
     for k in range(values.size):
         num += np.int32(abs(values[k]) < np.inf)
@@ -117,7 +119,7 @@ def _close_in(
 
 
 @fast_kernel
-def count(values: np.ndarray, low: float, high: float) -> tuple[int, int]:
+def count(values: np.ndarray, low: float, high: float) -> Any:
     """Numbers below the lower limit, and those not above the upper one."""
     below = upto = np.int32(0)
     for k in range(values.size):

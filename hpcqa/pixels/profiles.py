@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -16,7 +17,7 @@ from hpcqa.instruments.base import Region
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
 from hpcqa.pixels.kernels import fast_kernel, kernel
-from hpcqa.pixels.medians import known_median
+from hpcqa.pixels.medians import known_median, median
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import MAD, Sky, sky
 
@@ -78,16 +79,20 @@ def amplifier_step(scanned: Scan, sources: Sources, split: float) -> float:
     return known_median(near_right - near_left - slope)
 
 
+@kernel
 def strip_levels(mean: np.ndarray, count: np.ndarray, near: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Mean of the working pixels without sources of columns start to stop, in CHUNKS pieces along the rows."""
-    part = (slice(None), slice(start, stop))
-    good = ~near[part] & (count[part] > 0)
-    total, number = np.where(good, mean[part], 0).sum(axis=1, dtype=np.float64), good.sum(axis=1)
     levels = np.full(CHUNKS, np.nan)
     for k in range(CHUNKS):
-        piece = slice(k * len(mean) // CHUNKS, (k + 1) * len(mean) // CHUNKS)
-        if number[piece].any():
-            levels[k] = total[piece].sum() / number[piece].sum()
+        total: Any = 0.0
+        number = 0
+        for i in range(k * len(mean) // CHUNKS, (k + 1) * len(mean) // CHUNKS):
+            for j in range(start, stop):
+                good = (count[i, j] > 0) & (not near[i, j])
+                total += mean[i, j] if good else np.float32(0)
+                number += good
+        if number > 0:
+            levels[k] = total / number
     return levels
 
 
@@ -137,7 +142,7 @@ def high_pass(values: np.ndarray) -> np.ndarray:
 @kernel
 def clip(values: np.ndarray) -> np.ndarray:
     """Values within four robust standard deviations of zero."""
-    limit = 4.0 * MAD * np.median(np.abs(values))
+    limit = 4.0 * MAD * median(np.abs(values))
     return np.minimum(np.maximum(values, -limit), limit) if limit > 0 else values
 
 
@@ -150,8 +155,8 @@ def _profile_scatter(profile: np.ndarray, count: np.ndarray, noise: float) -> tu
         return np.nan, np.nan, np.empty(0)
     expected = noise * np.sqrt(np.mean(1.0 / count[good]))
     passed = high_pass(values)
-    neighbours = MAD * np.median(np.abs(np.diff(values))) / 2.0**0.5 / expected
-    return neighbours, MAD * np.median(np.abs(passed)) / expected, clip(passed)
+    neighbours = MAD * median(np.abs(np.diff(values))) / 2.0**0.5 / expected
+    return neighbours, MAD * median(np.abs(passed)) / expected, clip(passed)
 
 
 def profile_numbers(profile: np.ndarray, count: np.ndarray, noise: float) -> tuple[float, float, float, float]:
@@ -256,5 +261,5 @@ def _pattern_peak(transform: np.ndarray, rows: int, cols: int) -> tuple[float, f
                 best, best_rate = power, rate
     if found == 0:
         return np.nan, 0.0
-    middle = np.median(allowed[: found : max(1, found // 8192)])
+    middle = median(allowed[: found : max(1, found // 8192)].copy())
     return (np.log10(best / middle) if middle > 0 and best > 0 else np.nan), np.sqrt(best_rate)

@@ -66,7 +66,8 @@ def _difference_noise(values: np.ndarray, following: np.ndarray, limit: np.float
     for k in range(values.size):
         differences[num] = abs(following[k] - values[k])
         num += (values[k] <= limit) & (following[k] <= limit)
-    return medians.median(differences[:num]) * MAD / 2.0**0.5
+    scale = MAD / math.sqrt(2.0)
+    return scale * float(medians.median(differences[:num]))
 
 
 @kernel

@@ -8,11 +8,12 @@ moment, come from the radial profile.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hpcqa.pixels.background import Sources
-from hpcqa.pixels.kernels import kernel
+from hpcqa.pixels.kernels import fast_kernel, kernel
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.streaks import Streak, find_streaks
 
@@ -20,6 +21,7 @@ PEAK_SIGMA = 5.0
 MOST_PEAKS = 20000
 MOST_SHAPES = 100  # the brightest usable peaks are measured on native pixels
 HALF = 20  # native pixels around a star that its shape is measured on
+_RUN = 32  # pixels that are passed over together where none is bright
 RINGS = HALF  # one-pixel rings of the radial profile
 MIN_SIGMA = 0.7  # sharper than any star: cosmic rays and hot pixels
 STACK_HALF = 16
@@ -68,16 +70,28 @@ def _is_peak(image: np.ndarray, i: int, j: int) -> bool:
     return True
 
 
+@fast_kernel
+def _number_above(values: np.ndarray, threshold: np.float32) -> Any:
+    number = np.int32(0)
+    for k in range(values.size):
+        number += np.int32(values[k] > threshold)
+    return number
+
+
 @kernel
-def _peaks(image: np.ndarray, threshold: float, rows: np.ndarray, cols: np.ndarray, heights: np.ndarray) -> int:
+def _peaks(image: np.ndarray, threshold: np.float32, rows: np.ndarray, cols: np.ndarray, heights: np.ndarray) -> int:
     num = 0
     for i in range(1, image.shape[0] - 1):
-        for j in range(1, image.shape[1] - 1):
-            if image[i, j] > threshold and _is_peak(image, i, j):
-                if num == rows.shape[0]:
-                    return num
-                rows[num], cols[num], heights[num] = i, j, image[i, j]
-                num += 1
+        for start in range(1, image.shape[1] - 1, _RUN):
+            stop = min(start + _RUN, image.shape[1] - 1)
+            if _number_above(image[i, start:stop], threshold) == 0:
+                continue
+            for j in range(start, stop):
+                if image[i, j] > threshold and _is_peak(image, i, j):
+                    if num == rows.shape[0]:
+                        return num
+                    rows[num], cols[num], heights[num] = i, j, image[i, j]
+                    num += 1
     return num
 
 
@@ -86,7 +100,7 @@ def find_peaks(scanned: Scan, sources: Sources, *, threshold: float = PEAK_SIGMA
     rows, cols = np.empty(MOST_PEAKS, np.int32), np.empty(MOST_PEAKS, np.int32)
     heights = np.empty(MOST_PEAKS, np.float32)
     noise = max(sources.smooth_noise, 1e-12)
-    num = _peaks(sources.smooth, threshold * noise, rows, cols, heights)
+    num = _peaks(sources.smooth, np.float32(threshold * noise), rows, cols, heights)
     order = np.argsort(-heights[:num], kind="stable")
     centre = (scanned.step - 1) / 2
     row = (rows[:num][order] * scanned.step + centre).astype(np.float32)
@@ -128,37 +142,62 @@ def _is_usable(pixels: np.ndarray, masked: np.ndarray, row: int, col: int, full:
 
 
 @kernel
+def _gaussian(first: float, width: float, out: np.ndarray) -> None:
+    """exp(-x^2 / (2 width^2)) at first, first + 1 and so on, each from the one before."""
+    scale = 1.0 / (width * width)
+    value, ratio = np.exp(-0.5 * scale * first * first), np.exp(-scale * (first + 0.5))
+    change = np.exp(-scale)
+    for k in range(out.size):
+        out[k] = value
+        value *= ratio
+        ratio *= change
+
+
+@fast_kernel
+def _row_sums(
+    pixels: np.ndarray, masked: np.ndarray, level: float, weights: np.ndarray, first: float
+) -> tuple[float, float, float, float]:
+    """Sums over the valid pixels of a row: flux times weight, that times x and times x^2, and the squared weights.
+
+    `first` is the x of the first pixel.
+    """
+    zeroth = one = two = squares = 0.0
+    for k in range(pixels.size):
+        good = (abs(pixels[k]) < np.inf) & (masked[k] == 0)
+        weight = weights[k] if good else 0.0
+        value = (pixels[k] - level) * weights[k] if good else 0.0
+        x = first + k
+        zeroth += value
+        one += value * x
+        two += value * x * x
+        squares += weight * weight
+    return zeroth, one, two, squares
+
+
+@kernel
 def _weighted(
     pixels: np.ndarray, masked: np.ndarray, level: float, y: float, x: float, width: float, out: np.ndarray
 ) -> None:
     """Weighted flux, first and second moments about (y, x), into out[0:6]; out[6] is the sum of squared weights."""
     reach = min(HALF, int(3.0 * width) + 1)
     out[:] = 0.0
-    size = 2 * reach + 1
     row0, col0 = round(y) - reach, round(x) - reach
-    along = np.empty(size)
-    for b in range(size):
-        along[b] = np.exp(-0.5 * ((col0 + b - x) / width) ** 2)
-    for a in range(size):
-        i = row0 + a
-        if i < 0 or i >= pixels.shape[0]:
-            continue
-        dy = i - y
-        down = np.exp(-0.5 * (dy / width) ** 2)
-        for b in range(size):
-            j = col0 + b
-            if j < 0 or j >= pixels.shape[1] or masked[i, j] or not np.isfinite(pixels[i, j]):
-                continue
-            dx = j - x
-            weight = down * along[b]
-            value = (pixels[i, j] - level) * weight
-            out[0] += value
-            out[1] += value * dx
-            out[2] += value * dy
-            out[3] += value * dx * dx
-            out[4] += value * dy * dy
-            out[5] += value * dx * dy
-            out[6] += weight * weight
+    along, down = np.empty(2 * reach + 1), np.empty(2 * reach + 1)
+    _gaussian(col0 - x, width, along)
+    _gaussian(row0 - y, width, down)
+    start, stop = max(col0, 0), min(col0 + along.size, pixels.shape[1])
+    for i in range(max(row0, 0), min(row0 + down.size, pixels.shape[0])):
+        dy, weight = i - y, down[i - row0]
+        zeroth, one, two, squares = _row_sums(
+            pixels[i, start:stop], masked[i, start:stop], level, along[start - col0 : stop - col0], start - x
+        )
+        out[0] += weight * zeroth
+        out[1] += weight * one
+        out[2] += weight * zeroth * dy
+        out[3] += weight * two
+        out[4] += weight * zeroth * dy * dy
+        out[5] += weight * one * dy
+        out[6] += weight * weight * squares
 
 
 @kernel
@@ -220,12 +259,14 @@ def _profile(pixels: np.ndarray, masked: np.ndarray, level: float, out: np.ndarr
     """Half-light ring and central dip from one-pixel rings about the star's centre."""
     total, number = np.zeros(RINGS), np.zeros(RINGS)
     row, col = round(out[Y]), round(out[X])
+    start, stop = max(col - HALF, 0), min(col + HALF + 1, pixels.shape[1])
+    rings = np.empty(stop - start, np.int64)
     for i in range(max(row - HALF, 0), min(row + HALF + 1, pixels.shape[0])):
-        for j in range(max(col - HALF, 0), min(col + HALF + 1, pixels.shape[1])):
-            if masked[i, j] or not np.isfinite(pixels[i, j]):
-                continue
-            ring = int(((i - out[Y]) ** 2 + (j - out[X]) ** 2) ** 0.5 + 0.5)
-            if ring < RINGS:
+        for j in range(start, stop):
+            rings[j - start] = int(((i - out[Y]) ** 2 + (j - out[X]) ** 2) ** 0.5 + 0.5)
+        for j in range(start, stop):
+            ring = rings[j - start]
+            if ring < RINGS and not masked[i, j] and np.isfinite(pixels[i, j]):
                 total[ring] += pixels[i, j] - level
                 number[ring] += 1.0
     highest = 0.0
