@@ -231,7 +231,7 @@ def _sky_numbers(sky: Sky, expected: float, facts: Facts) -> dict[str, float]:
 
 
 def _fraction_numbers(found: Found, masked: np.ndarray, facts: Facts) -> dict[str, float]:
-    num, num_masked = masked.size, int(np.count_nonzero(masked))
+    num, num_masked = masked.size, found.scanned.num_masked
     valid = found.scanned.num_valid
     saturated = found.scanned.saturated
     return {

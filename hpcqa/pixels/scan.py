@@ -35,6 +35,7 @@ class Scan:
         col_count: (C,) float32.
         saturated: (C,) float32, saturated pixels in each column, masked or not; from every `step`-th row.
         constant_rows: rows whose pixels are all equal.
+        num_masked: masked pixels of the CCD.
     """
 
     step: int
@@ -46,11 +47,12 @@ class Scan:
     col_count: np.ndarray
     saturated: np.ndarray
     constant_rows: int
+    num_masked: int
 
     @property
     def num_valid(self) -> int:
         """Valid pixels of the CCD."""
-        # Rows first: their sums are exact in float32, and four times as fast.
+        # Rows first: their sums are exact in float32.
         return int(self.count.sum(axis=1).sum(dtype=np.float64))
 
 
@@ -66,7 +68,7 @@ def _four_rows(
     """Four rows less the sky added up, column by column and row by row.
 
     Four at once, because every sum is then loaded and stored once for four pixels; written out, because only so does
-    the loop become vector instructions (four times as fast as row by row).
+    the loop become vector instructions.
 
     Args:
         rows, masks: the pixels (ADU) and which are not to be used (uint8).
@@ -115,7 +117,7 @@ def add_binned(values: np.ndarray, step: int, total: np.ndarray) -> None:
     """Sums over `step` neighbours (fewer at the end) added to `total`."""
     cols = values.shape[0]
     whole = cols // step
-    # Two and four are the full-size camera's, unrolled because that is three times as fast.
+    # Two and four are the full-size camera's, unrolled so that they become vector instructions.
     if step == 4:
         for k in range(whole):
             total[k] += values[4 * k] + values[4 * k + 1] + values[4 * k + 2] + values[4 * k + 3]
@@ -141,6 +143,16 @@ def _is_constant(row: np.ndarray) -> bool:
 
 
 @kernel
+def _number_masked(masked: np.ndarray) -> int:
+    """Masked pixels of some rows; mostly there is none, which is told without counting."""
+    found = np.uint8(0)
+    for i in range(masked.shape[0]):
+        for j in range(masked.shape[1]):
+            found |= masked[i, j]
+    return int(np.count_nonzero(masked)) if found != 0 else 0
+
+
+@kernel
 def _scan(
     pixels: np.ndarray,
     masked: np.ndarray,
@@ -148,14 +160,15 @@ def _scan(
     split: int,
     facts: tuple[np.float32, np.float32, np.float32],
     arrays: tuple[np.ndarray, ...],
-) -> int:
+) -> tuple[int, int]:
+    """Fill the arrays of a scan; how many rows are constant, and how many pixels masked."""
     mean, count, row_mean, row_count, col_total, col_count, saturated = arrays
     level, cut, full = facts
     rows, cols = pixels.shape
     sums, totals = np.zeros((2, cols), np.float32), np.empty((2, _AT_ONCE), np.float32)
     # Where fewer than four rows are left, the last stands in, masked, for those that are missing.
     hidden = np.ones(cols, np.uint8)
-    constant = 0
+    constant = num_masked = 0
     for first in range(0, rows, step):
         stop = min(first + step, rows)
         for i in range(first, stop, _AT_ONCE):
@@ -177,6 +190,7 @@ def _scan(
                 for k in range(num):
                     row_mean[side, i + k] = totals[0, k] / totals[1, k] if totals[1, k] > 0 else _ZERO
                     row_count[side, i + k] = totals[1, k]
+            num_masked += _number_masked(masked[i : i + num])
             for k in range(num):
                 constant += 1 if _is_constant(pixels[i + k]) else 0
         _add_saturated(pixels[first], full, np.float32(step), saturated)
@@ -188,7 +202,7 @@ def _scan(
     for k in range(mean.shape[0]):
         for m in range(mean.shape[1]):
             mean[k, m] = mean[k, m] / count[k, m] + level if count[k, m] > 0 else _ZERO
-    return constant
+    return constant, num_masked
 
 
 def working_step(shape: tuple[int, int]) -> int:
@@ -216,5 +230,5 @@ def scan(pixels: np.ndarray, masked: np.ndarray, *, level: float, noise: float, 
     row_mean, row_count = np.zeros((2, rows), np.float32), np.zeros((2, rows), np.float32)
     columns = np.zeros((3, cols), np.float32)
     arrays = (mean, count, row_mean, row_count, columns[0], columns[1], columns[2])
-    constant = _scan(pixels, masked.view(np.uint8), step, split, facts, arrays)
-    return Scan(step, mean, count, row_mean, row_count, columns[0], columns[1], columns[2], int(constant))
+    constant, num_masked = _scan(pixels, masked.view(np.uint8), step, split, facts, arrays)
+    return Scan(step, mean, count, row_mean, row_count, columns[0], columns[1], columns[2], constant, num_masked)

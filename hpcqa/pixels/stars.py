@@ -8,7 +8,6 @@ moment, come from the radial profile.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ PEAK_SIGMA = 5.0
 MOST_PEAKS = 20000
 MOST_SHAPES = 100  # the brightest usable peaks are measured on native pixels
 HALF = 20  # native pixels around a star that its shape is measured on
-_RUN = 32  # pixels that are passed over together where none is bright
+_RUN = 64  # pixels that are passed over together where none is bright
 RINGS = HALF  # one-pixel rings of the radial profile
 MIN_SIGMA = 0.7  # sharper than any star: cosmic rays and hot pixels
 STACK_HALF = 16
@@ -70,21 +69,16 @@ def _is_peak(image: np.ndarray, i: int, j: int) -> bool:
     return True
 
 
-@fast_kernel
-def _number_above(values: np.ndarray, threshold: np.float32) -> Any:
-    number = np.int32(0)
-    for k in range(values.size):
-        number += np.int32(values[k] > threshold)
-    return number
-
-
 @kernel
 def _peaks(image: np.ndarray, threshold: np.float32, rows: np.ndarray, cols: np.ndarray, heights: np.ndarray) -> int:
     num = 0
     for i in range(1, image.shape[0] - 1):
         for start in range(1, image.shape[1] - 1, _RUN):
             stop = min(start + _RUN, image.shape[1] - 1)
-            if _number_above(image[i, start:stop], threshold) == 0:
+            above = np.int32(0)
+            for j in range(start, stop):
+                above += np.int32(image[i, j] > threshold)
+            if above == 0:
                 continue
             for j in range(start, stop):
                 if image[i, j] > threshold and _is_peak(image, i, j):
