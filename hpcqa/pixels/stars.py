@@ -20,7 +20,6 @@ PEAK_SIGMA = 5.0
 MOST_PEAKS = 20000
 MOST_SHAPES = 100  # the brightest usable peaks are measured on native pixels
 HALF = 20  # native pixels around a star that its shape is measured on
-_RUN = 64  # pixels that are passed over together where none is bright
 RINGS = HALF  # one-pixel rings of the radial profile
 MIN_SIGMA = 0.7  # sharper than any star: cosmic rays and hot pixels
 STACK_HALF = 16
@@ -73,19 +72,12 @@ def _is_peak(image: np.ndarray, i: int, j: int) -> bool:
 def _peaks(image: np.ndarray, threshold: np.float32, rows: np.ndarray, cols: np.ndarray, heights: np.ndarray) -> int:
     num = 0
     for i in range(1, image.shape[0] - 1):
-        for start in range(1, image.shape[1] - 1, _RUN):
-            stop = min(start + _RUN, image.shape[1] - 1)
-            above = np.int32(0)
-            for j in range(start, stop):
-                above += np.int32(image[i, j] > threshold)
-            if above == 0:
-                continue
-            for j in range(start, stop):
-                if image[i, j] > threshold and _is_peak(image, i, j):
-                    if num == rows.shape[0]:
-                        return num
-                    rows[num], cols[num], heights[num] = i, j, image[i, j]
-                    num += 1
+        for j in range(1, image.shape[1] - 1):
+            if image[i, j] > threshold and _is_peak(image, i, j):
+                if num == rows.shape[0]:
+                    return num
+                rows[num], cols[num], heights[num] = i, j, image[i, j]
+                num += 1
     return num
 
 
