@@ -115,6 +115,24 @@ def _halves(sizes: np.ndarray, signs: np.ndarray) -> np.ndarray:
 
 
 @kernel
+def _mosaic(
+    pixels: np.ndarray,
+    masked: np.ndarray,
+    places: np.ndarray,
+    levels: np.ndarray,
+    scale: float,
+    out: np.ndarray,
+    side: int,
+) -> None:
+    """Stamps about some places (n, 2), row and column, less a level each, side by side from the top left."""
+    across = out.shape[1] // side
+    for k in range(places.shape[0]):
+        row, col = k // across * side, k % across * side
+        stamp = out[row : row + side, col : col + side]
+        _cut(pixels, masked, places[k, 0], places[k, 1], levels[k], scale, stamp)
+
+
+@kernel
 def _cut(
     pixels: np.ndarray, masked: np.ndarray, row: int, col: int, level: float, scale: float, out: np.ndarray
 ) -> None:
@@ -151,14 +169,10 @@ def detail_view(
     places = star_places(stars, down * across - num_sky)
     places += empty_places(scanned, sources, side, down * across - len(places))
     mosaic = np.zeros((views.detail[0], views.detail[1]), np.float32)
-    for k, (row, col) in enumerate(places):
-        a, b = divmod(k, across)
-        stamp = mosaic[a * side : (a + 1) * side, b * side : (b + 1) * side]
-        place = (
-            min(max(row // scanned.step, 0), sources.local.shape[0] - 1),
-            min(max(col // scanned.step, 0), sources.local.shape[1] - 1),
-        )
-        _cut(pixels, masked, row, col, float(sources.local[place]), _scale(sky.noise, sky.level), stamp)
+    where = np.array(places, np.int64).reshape(-1, 2)
+    small = np.clip(where // scanned.step, 0, np.array(sources.local.shape) - 1)
+    levels = sources.local[small[:, 0], small[:, 1]].astype(np.float64)
+    _mosaic(pixels, masked, where, levels, _scale(sky.noise, sky.level), mosaic, side)
     return stretch(mosaic, views.asinh_softening)
 
 

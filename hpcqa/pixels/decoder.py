@@ -29,12 +29,12 @@ _EXACT_ZERO = -2147483646
 
 
 def _randoms() -> Array:
-    """The standard's 10,000 random numbers (Park and Miller), float64 of their float32 values."""
+    """The standard's 10,000 random numbers (Park and Miller), float32."""
     seed, values = 1, []
     for _ in range(NUM_RANDOMS):
         seed = 16807 * seed % 2147483647
         values.append(seed / 2147483647)
-    return np.array(values, np.float32).astype(np.float64)
+    return np.array(values, np.float32)
 
 
 @kernel
@@ -56,7 +56,7 @@ def _unquantise(  # noqa: C901
             out[k] = np.float32(np.float64(values[k]) * scale + zero)
     else:
         seed = (tile - 1) % NUM_RANDOMS
-        following: Any = np.int64(randoms[seed] * 500.0)
+        following: Any = np.int64(np.float64(randoms[seed]) * 500.0)
         done: Any = 0
         while done < num:
             run = min(num - done, NUM_RANDOMS - following)
@@ -64,10 +64,10 @@ def _unquantise(  # noqa: C901
             random = randoms[following : following + run]
             target = out[done : done + run]
             for k in range(run):
-                target[k] = np.float32((np.float64(part[k]) - random[k] + 0.5) * scale + zero)
+                target[k] = np.float32((np.float64(part[k]) - np.float64(random[k]) + 0.5) * scale + zero)
             done += run
             seed = (seed + 1) % NUM_RANDOMS
-            following = np.int64(randoms[seed] * 500.0)
+            following = np.int64(np.float64(randoms[seed]) * 500.0)
         if dither == DITHER_2:
             for k in range(num):
                 if values[k] == _EXACT_ZERO:
@@ -168,7 +168,7 @@ def read_floats(
     Args:
         data: uint8, the compressed bytes with rice.PADDING zero bytes at the end.
         tiles, scaling, code: see the module.
-        randoms: float64 (10000,).
+        randoms: float32 (10000,).
         extra: float32 (M, largest tile), tiles that were stored in another way.
         corner: int64 (2,), row and column of the image where `out` begins.
         out: float32 (rows, columns), C-contiguous.

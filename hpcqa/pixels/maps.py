@@ -6,6 +6,7 @@ Levels are relative to the sky; see profiles.reference_level.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -49,26 +50,30 @@ def _less_plane(relative: np.ndarray) -> tuple[float, float, np.ndarray]:
     Least squares, refitted twice without what lies 3 sigma off.
     """
     answer = np.zeros(3)
-    rest = relative - known_median(thinned(relative))
+    rest = _rest(relative, np.array([known_median(thinned(relative)), 0.0, 0.0]))
     for _ in range(3):
         limit = 3.0 * MAD * known_median(np.abs(thinned(rest))) + 1e-9
         matrix, vector = _plane_sums(relative, rest, limit)
         if np.linalg.det(matrix) <= 1e-6 * max(matrix[0, 0], 1.0) ** 3:
             break
         answer = np.linalg.solve(matrix, vector)
-        rest = relative - _plane(answer, relative.shape)
+        rest = _rest(relative, answer)
     return float(answer[1]), float(answer[2]), rest
 
 
-def _across(num: int) -> np.ndarray:
-    """Places from -0.5 to 0.5 along one side of a map."""
-    return np.arange(num) / (num - 1) - 0.5
-
-
-def _plane(answer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    down, across = answer[0] + answer[1] * _across(shape[0]), answer[2] * _across(shape[1])
-    plane: np.ndarray = down.astype(np.float32)[:, None] + across.astype(np.float32)
-    return plane
+@kernel
+def _rest(relative: np.ndarray, plane: np.ndarray) -> np.ndarray:
+    """A map less a plane of a level and two slopes, which is taken at places from -0.5 to 0.5 along each side."""
+    rows, cols = relative.shape
+    out = np.empty_like(relative)
+    across = np.empty(cols, np.float32)
+    for j in range(cols):
+        across[j] = plane[2] * (j / (cols - 1) - 0.5)
+    for i in range(rows):
+        down = np.float32(plane[0] + plane[1] * (i / (rows - 1) - 0.5))
+        for j in range(cols):
+            out[i, j] = relative[i, j] - (down + across[j])
+    return out
 
 
 @fast_kernel
@@ -104,24 +109,31 @@ def _plane_sums(relative: np.ndarray, rest: np.ndarray, limit: float) -> tuple[n
 def _extremes(rest: np.ndarray) -> tuple[float, float, float]:
     """Robust scatter, and the highest and lowest mean of nine cells of which at least four are known."""
     rms = MAD * known_median(np.abs(rest - known_median(rest)))
-    known = np.isfinite(rest)
-    total, number = _nines(np.where(known, rest, np.float32(0))), _nines(known.astype(np.float32))
-    enough = number >= 4
-    if not enough.any():
-        return rms, -math.inf, math.inf
-    means = total[enough] / number[enough]
-    return rms, float(means.max()), float(means.min())
+    high, low = _nines(rest)
+    return rms, float(high), float(low)
 
 
-def _nines(cells: np.ndarray) -> np.ndarray:
-    """Sums of each cell and its eight neighbours, with nothing beyond the border."""
-    rows = cells.copy()
-    rows[1:] += cells[:-1]
-    rows[:-1] += cells[1:]
-    out = rows.copy()
-    out[:, 1:] += rows[:, :-1]
-    out[:, :-1] += rows[:, 1:]
-    return out
+@kernel
+def _nines(cells: np.ndarray) -> tuple[Any, Any]:
+    """Highest and lowest mean of a cell and its eight neighbours, of which four must be known; -inf, inf if none."""
+    rows, cols = cells.shape
+    high, low = np.float32(-np.inf), np.float32(np.inf)
+    total, number = np.empty(cols, np.float32), np.empty(cols, np.float32)
+    for i in range(rows):
+        total[:], number[:] = 0, 0
+        for k in range(max(i - 1, 0), min(i + 2, rows)):
+            for j in range(cols):
+                known = np.isfinite(cells[k, j])
+                total[j] += cells[k, j] if known else np.float32(0)
+                number[j] += np.float32(1) if known else np.float32(0)
+        for j in range(cols):
+            part, behind = np.float32(0), np.float32(0)
+            for m in range(max(j - 1, 0), min(j + 2, cols)):
+                part += total[m]
+                behind += number[m]
+            if behind >= 4:
+                high, low = max(high, part / behind), min(low, part / behind)
+    return high, low
 
 
 def _parts(relative: np.ndarray, rest: np.ndarray) -> tuple[float, float]:

@@ -7,6 +7,7 @@ rows and columns; r, c binned, r = ceil(R / step).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Scan:
     constant_rows: int
     num_masked: int
 
-    @property
+    @cached_property
     def num_valid(self) -> int:
         """Valid pixels of the CCD."""
         # Rows first: their sums are exact in float32.
