@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from hpcqa import instruments
 from hpcqa.artifacts import store
-from hpcqa.artifacts.catalog import MANIFEST, SHARD
+from hpcqa.artifacts.catalog import SHARD
 from hpcqa.artifacts.folder import RunFolder, shard_name
 from hpcqa.artifacts.parts import first_own_shard, shards_of_manifest, stored_shards
 from hpcqa.artifacts.schema import Provenance
@@ -85,7 +85,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
         EnvironmentProblem: the disk refuses.
     """
     manifest = folder.need("manifest", "manifest")
-    parents = {folder.relative(manifest): store.read_provenance(manifest, MANIFEST).content}
+    parents = store.digests(folder, [manifest])
     provenance = Provenance(stage_digest(config, "shard"), parents, instrument=config.instrument.name)
     numbers = shard_numbers(manifest, first_own_shard(folder) if config.survey.update else 0)
     numbers = stored_shards(config, numbers)

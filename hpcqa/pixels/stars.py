@@ -356,21 +356,27 @@ def measure_stars(
     table = np.empty((MOST_SHAPES, NUM_SHAPE))
     facts = (noise if noise > 0 else 1e-6, 0.9 * saturation, max(step, 2))
     num, saturated, sharp = _measure(pixels, masked, rows, cols, local, facts, table)
-    table = _unique(table[:num])
-    streaks = find_streaks(*(table[:, column] for column in (X, Y, E1, E2, SIGMA)), pixels.shape)
+    table = _unique(table[:num], np.full(num, 2.0))
+    x, y, e1, e2, sigma = (table[:, column] for column in (X, Y, E1, E2, SIGMA))
+    streaks = find_streaks(x, y, e1, e2, sigma, (pixels.shape[0], pixels.shape[1]))
     for streak in streaks:
         table = table[~streak.covers(table[:, X], table[:, Y])]
+    table = _unique(table, np.minimum(table[:, SIGMA], HALF))
     is_star = _point_like(table)
     chosen = table[is_star & (table[:, SNR] > 20)][:MOST_STACKED]
     return Stars(table, is_star, saturated, sharp, _stack(pixels, masked, chosen), streaks)
 
 
-def _unique(table: np.ndarray) -> np.ndarray:
-    """Rows whose centre no brighter row shares within two pixels (several peaks may settle on one star)."""
+def _unique(table: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Rows whose centre lies within no brighter row's reach (px).
+
+    Several peaks may settle on one star, and dozens on the core of a galaxy or a nebula: those would be the densest
+    place in size, and pass for the stars.
+    """
     if len(table) < 2:
         return table
     distance = np.hypot(table[:, None, X] - table[None, :, X], table[:, None, Y] - table[None, :, Y])
-    unique: np.ndarray = table[~np.tril(distance < 2.0, -1).any(axis=1)]
+    unique: np.ndarray = table[~np.tril(distance < reach[None, :], -1).any(axis=1)]
     return unique
 
 

@@ -84,7 +84,7 @@ def _parents(folder: RunFolder) -> dict[str, str]:
     paths = [folder.need(name, stage) for name, stage in names]
     paths += [path for path in [folder.find("truth")] if path is not None]
     paths += part_files(folder, "embeddings-untrained")
-    return {folder.relative(path): store.read_provenance(path).content for path in paths}
+    return store.digests(folder, paths)
 
 
 def _is_current(path: Path, digest: str, parents: Mapping[str, str]) -> bool:

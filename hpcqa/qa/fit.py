@@ -93,7 +93,7 @@ def parents_of(folder: RunFolder, embeddings: list[Path]) -> dict[str, str]:
     calibration = folder.find("calibration")
     if calibration is not None:
         paths.append(calibration)
-    parents = {folder.relative(path): store.read_provenance(path).content for path in paths}
+    parents = store.digests(folder, paths)
     network = store.read_provenance(embeddings[0]).parents.get(NETWORK)
     return parents if network is None else parents | {NETWORK: network}
 

@@ -52,6 +52,19 @@ def test_shape_of_elongated_stars(e1, e2):
     assert median(found, stars.E2) == pytest.approx(e2, abs=0.03)
 
 
+def test_peaks_on_one_galaxy_do_not_pass_for_the_stars():
+    """Ten knots in a wide core, all of its size, beside a dozen stars."""
+    image = make_image(stars=12)
+    i, j = np.mgrid[: image.shape[0], : image.shape[1]]
+    core = 900 * np.exp(-0.5 * ((i - 250) ** 2 + (j - 120) ** 2) / 18.0**2)
+    for k in range(10):
+        core += 40 * np.exp(-0.5 * ((i - 235 - 4 * k) ** 2 + (j - 116 - (k % 3) * 5) ** 2) / 2.0**2)
+    found, _, _ = find((image + core).astype(np.float32))
+    assert median(found, stars.SIGMA) == pytest.approx(2.0, rel=0.1)
+    on_core = np.hypot(found.table[:, stars.X] - 120, found.table[:, stars.Y] - 250) < 25
+    assert on_core.sum() <= 3
+
+
 def test_donuts_have_a_dip():
     ring = stamp(lambda x, y: np.exp(-((np.hypot(x, y) - 7) ** 2) / (2 * 1.5**2)))
     found, _, _ = find(make_image(stars=25, kernel=ring))
