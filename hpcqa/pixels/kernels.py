@@ -1,16 +1,71 @@
-"""Compiling the loops over pixels: numba, without the GIL, machine code cached on disk."""
+"""Compiling the loops over pixels: numba, without the GIL, machine code cached on disk.
+
+numba compiles what a loop calls into the loop, but looks only at the loop's own file to tell whether cached code is
+stale. So the code lies in a folder named by a digest of all of this package's sources: after a change in any of them
+nothing old is run, and processes of the old and of the new sources don't meet.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core import caching
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Reassociation lets sums vectorise; NaN keeps its meaning, so that tests for it stay tests.
 _FAST = {"reassoc", "contract", "nsz"}
+_PACKAGE = Path(__file__).parent
+_FOLDERS = "kernels-"
+
+
+def sources_digest(package: Path) -> str:
+    """Digest of the names and contents of a package's modules, subpackages left out."""
+    summary = hashlib.sha256()
+    for path in sorted(package.glob("*.py")):
+        content = path.read_bytes()
+        summary.update(f"{path.name} {len(content)}\0".encode() + content)
+    return summary.hexdigest()[:16]
+
+
+def remove_stale(cache: Path, current: str) -> None:
+    """Remove the machine code of other sources from a cache folder that has none of the current ones yet."""
+    if not (cache / current).exists():
+        for folder in cache.glob(f"{_FOLDERS}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+_FOLDER = _FOLDERS + sources_digest(_PACKAGE)
+remove_stale(_PACKAGE / "__pycache__", _FOLDER)
+
+
+class _OfTheseSources:
+    """Makes a place for machine code one for these sources only."""
+
+    def get_cache_path(self) -> str:
+        return str(Path(super().get_cache_path(), _FOLDER))  # type: ignore[misc]
+
+
+class _Places(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    # Where numba would look too: NUMBA_CACHE_DIR, beside the sources, the user's cache folder.
+    _locator_classes = tuple(
+        type(place.__name__, (_OfTheseSources, place), {}) for place in caching.CompileResultCacheImpl._locator_classes
+    )
+
+
+class _Cache(caching.FunctionCache):  # type: ignore[misc]
+    _impl_class = _Places
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        # A full disk, or a folder that newer sources have just removed, costs time later but nothing else.
+        with contextlib.suppress(OSError):
+            super().save_overload(signature, compiled)
 
 
 def kernel(function: F) -> F:
@@ -24,8 +79,8 @@ def fast_kernel(function: F) -> F:
 
 
 def _compile(function: F, fastmath: Any) -> F:
-    try:
-        return cast(F, numba.njit(nogil=True, cache=True, fastmath=fastmath)(function))
-    except RuntimeError:
-        # Neither the package's folder nor the user's cache folder can be written: compile in every process.
-        return cast(F, numba.njit(nogil=True, fastmath=fastmath)(function))
+    compiled = numba.njit(nogil=True, fastmath=fastmath)(function)
+    # Where neither the package's folder nor the user's cache folder can be written, every process compiles.
+    with contextlib.suppress(RuntimeError):
+        compiled._cache = _Cache(function)
+    return cast(F, compiled)
