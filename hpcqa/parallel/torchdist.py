@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hpcqa.errors import ConfigError, EnvironmentProblem
 from hpcqa.parallel.ranks import Ranks
 
+LAST_COLLECTIVE_S = 0.1
 TIMEOUT = dt.timedelta(minutes=15)
 
 
@@ -233,4 +235,16 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[World]:
     try:
         yield world
     finally:
+        _let_go_of_last_collective(device)
         dist.destroy_process_group()
+
+
+def _let_go_of_last_collective(device: torch.device) -> None:
+    """Let gloo's threads finish with the tensors of the last collective before their group is taken down.
+
+    Seen with torch 2.13 (2026-11): the destructor of the group holds the GIL and waits for the group's lock, which a
+    thread of gloo holds while it frees its last work and waits for the GIL: a job hangs at its end, for good. A moment
+    without the GIL, while nothing else is under way, ends that thread's part.
+    """
+    if device.type == "cpu":
+        time.sleep(LAST_COLLECTIVE_S)
