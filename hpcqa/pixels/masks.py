@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpcqa.errors import DataError
-from hpcqa.instruments.base import CcdContext, Instrument
+from hpcqa.instruments.base import CcdContext, Instrument, Region
 from hpcqa.pixels.fits import ExposureFile, open_exposure
 from hpcqa.pixels.fitshdus import ImageHdu
 
@@ -72,7 +73,7 @@ class MaskFile:
         share = np.count_nonzero(masked) / max(masked.size, 1)
         if share >= EVERYTHING:
             return MaskResult(chip_mask(context, instrument, shape), EVERYTHING_MASKED, share, found=True)
-        _add_chip(masked, context, instrument)
+        _add(masked, instrument.bad_regions(context, shape))
         return MaskResult(masked, NO_PROBLEM, share, found=True)
 
 
@@ -115,14 +116,20 @@ def _candidates(image_path: Path, instrument: Instrument) -> Iterator[Path]:
 
 
 def chip_mask(context: CcdContext, instrument: Instrument, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """The regions of the chip that are never to be used, bool (rows, columns)."""
+    """The regions of the chip that are never to be used, bool (rows, columns); others get the same: leave it as is."""
+    return _mask_of(shape, tuple(instrument.bad_regions(context, shape)))
+
+
+# Nearly all chips of a camera have one of a few masks, and 8 MB of new memory for each cost as much as looking at them.
+@lru_cache(maxsize=4)
+def _mask_of(shape: tuple[int, int], regions: tuple[Region, ...]) -> NDArray[np.bool_]:
     masked = np.zeros(shape, np.bool_)
-    _add_chip(masked, context, instrument)
+    _add(masked, regions)
     return masked
 
 
-def _add_chip(masked: NDArray[np.bool_], context: CcdContext, instrument: Instrument) -> None:
-    for region in instrument.bad_regions(context, (masked.shape[0], masked.shape[1])):
+def _add(masked: NDArray[np.bool_], regions: Iterable[Region]) -> None:
+    for region in regions:
         masked[region.row0 : region.row1, region.col0 : region.col1] = True
 
 

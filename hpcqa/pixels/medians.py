@@ -1,7 +1,8 @@
 """Order statistics of thousands of numbers, without sorting them.
 
 Counting how many numbers lie below a limit takes vector instructions, moving them about does not. So limits are drawn
-in round a rank by counting, until few enough numbers lie between them to be sorted.
+in round a rank by counting, until few enough numbers lie between them to be sorted. Where many ranks are asked for, the
+numbers are dealt into small buckets once, and a bucket is sorted when one of its ranks is asked for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ _FEW = 256  # so many numbers are sorted
 _GOLDEN = 0.6180339887498949
 _BLOCK = 64
 _ROUNDS = 4
+_A_BUCKET, _MOST_BUCKETS = 32, 1024  # numbers in a bucket, buckets
 
 
 def known_median(values: np.ndarray) -> float:
@@ -143,3 +145,63 @@ def _between(values: np.ndarray, low: float, high: float, num: int) -> np.ndarra
                 out[found] = part[k]
                 found += 1
     return out
+
+
+# Many ranks of the same numbers ---------------------------------------------------------------------------------------
+
+
+@kernel
+def dealt(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers dealt into buckets of ascending value, for `ranked`.
+
+    Args:
+        values: (n,) float, contiguous, all finite, n > 0.
+
+    Returns:
+        (n,), bucket after bucket; (buckets + 1,) int64, where each begins, and the end; (buckets,) bool, whether each
+        is sorted: none is.
+    """
+    num = max(1, min(values.size // _A_BUCKET, _MOST_BUCKETS))
+    low, scale = _width(values, num)
+    last = values.dtype.type(num - 1)
+    buckets = np.empty(values.size, np.int32)
+    starts = np.zeros(num + 1, np.int64)
+    for k in range(values.size):
+        # Rounding keeps order: no number gets into a lower bucket than a smaller number. What is no number, as the
+        # product of infinity and zero, is not above zero.
+        place = (values[k] - low) * scale
+        place = place if place > 0 else values.dtype.type(0)
+        buckets[k] = np.int32(place if place < last else last)
+    for k in range(values.size):
+        starts[buckets[k] + 1] += 1
+    for bucket in range(num):
+        starts[bucket + 1] += starts[bucket]
+    following = starts.copy()
+    out = np.empty_like(values)
+    for k in range(values.size):
+        out[following[buckets[k]]] = values[k]
+        following[buckets[k]] += 1
+    return out, starts, np.zeros(num, np.bool_)
+
+
+@kernel
+def _width(values: np.ndarray, num: int) -> tuple[float, float]:
+    """Where the first of `num` buckets begins and how many a unit has: seven eighths of a sample lie within them."""
+    size = min(_SAMPLE, values.size)
+    sample = np.empty(size, values.dtype)
+    for k in range(size):
+        sample[k] = values[int(((k + 0.5) * _GOLDEN) % 1.0 * values.size)]
+    sample.sort()
+    low, high = sample[0], sample[size - 1 - size // 8]
+    wide = high - low
+    return low, values.dtype.type(num) / wide if wide > 0 else values.dtype.type(0)
+
+
+@kernel
+def ranked(values: np.ndarray, starts: np.ndarray, is_sorted: np.ndarray, rank: int) -> Any:
+    """The number of a rank from 0 of what `dealt` gave; sorts the bucket that it is in."""
+    bucket = np.searchsorted(starts, rank, side="right") - 1
+    if not is_sorted[bucket]:
+        values[starts[bucket] : starts[bucket + 1]].sort()
+        is_sorted[bucket] = True
+    return values[rank]

@@ -89,11 +89,11 @@ def clipped_level(values: np.ndarray) -> tuple[float, float]:
     """As `clipped`, of finite values in any order."""
     level, sigma = 0.0, 0.0
     num = values.size
+    dealt, starts, is_sorted = medians.dealt(values)
     for _ in range(8):
-        lower, upper = medians.select(values, (num - 1) // 2, num // 2)
-        level = 0.5 * (lower + upper)
-        rank = int(0.15866 * num)
-        sigma = level - medians.select(values, rank, rank)[0]
+        lower = medians.ranked(dealt, starts, is_sorted, (num - 1) // 2)
+        level = 0.5 * (lower + medians.ranked(dealt, starts, is_sorted, num // 2))
+        sigma = level - medians.ranked(dealt, starts, is_sorted, int(0.15866 * num))
         kept = medians.count(values, 0.0, level + 3.0 * sigma)[1]
         if kept >= num or kept < 8:
             break

@@ -7,6 +7,7 @@ moment, come from the radial profile.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -373,11 +374,20 @@ def _unique(table: np.ndarray, reach: np.ndarray) -> np.ndarray:
     Several peaks may settle on one star, and dozens on the core of a galaxy or a nebula: those would be the densest
     place in size, and pass for the stars.
     """
-    if len(table) < 2:
-        return table
-    distance = np.hypot(table[:, None, X] - table[None, :, X], table[:, None, Y] - table[None, :, Y])
-    unique: np.ndarray = table[~np.tril(distance < reach[None, :], -1).any(axis=1)]
+    unique: np.ndarray = table[_far_from_brighter(table, reach)]
     return unique
+
+
+@kernel
+def _far_from_brighter(table: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Which rows lie within no earlier row's reach: (n,) bool."""
+    far = np.ones(len(table), np.bool_)
+    for k in range(len(table)):
+        for m in range(k):
+            if math.hypot(table[k, X] - table[m, X], table[k, Y] - table[m, Y]) < reach[m]:
+                far[k] = False
+                break
+    return far
 
 
 def _point_like(table: np.ndarray) -> np.ndarray:

@@ -124,3 +124,17 @@ def test_the_real_full_size_mask():
             shares.append(found.masked.mean())
     assert shares[0] == pytest.approx(0.038, abs=0.02)
     assert shares[1] > 0.5
+
+
+def test_each_chip_has_its_own_bad_regions():
+    """S7 and S17 have some, N4 has none: asked for in turn, they don't mix."""
+    decam = instruments.get("decam")
+    names = {ccd.ccdname: ccd.ccdnum for ccd in decam.ccds}
+    for _ in range(2):
+        for name in ("S7", "N4", "S17"):
+            context = CcdContext(names[name], 900000, "g", 59000.0, "V5.5")
+            expected = np.zeros(decam.shape, bool)
+            for region in decam.bad_regions(context, decam.shape):
+                expected[region.row0 : region.row1, region.col0 : region.col1] = True
+            assert expected.any() == (name != "N4")
+            np.testing.assert_array_equal(masks.chip_mask(context, decam, decam.shape), expected)

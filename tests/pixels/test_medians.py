@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcqa.pixels.medians import known_median, select
+from hpcqa.pixels.medians import dealt, known_median, ranked, select
 from hpcqa.pixels.sky import clipped, clipped_level
 
 FAST = settings(max_examples=60, deadline=None)
@@ -36,6 +36,35 @@ def test_ranks_are_those_of_the_sorted_numbers(kind, num, seed, dtype, share):
     last = min(first + seed % 2, num - 1)
     ordered = np.sort(values)
     assert select(values, first, last) == (ordered[first], ordered[last])
+
+
+@FAST
+@given(kind=any_kind, num=any_size, seed=any_seed, dtype=st.sampled_from(["f4", "f8"]))
+def test_many_ranks_of_the_same_numbers(kind, num, seed, dtype):
+    rng = np.random.default_rng(seed)
+    values = KINDS[kind](rng, num).astype(dtype)
+    buckets, starts, is_sorted = dealt(values)
+    assert not is_sorted.any()
+    assert (starts[0], starts[-1]) == (0, num)
+    ordered = np.sort(values)
+    for rank in [0, num - 1, *rng.integers(0, num, 20)]:
+        assert ranked(buckets, starts, is_sorted, rank) == ordered[rank]
+
+
+@FAST
+@given(num=any_size, seed=any_seed, lost=st.sampled_from([0.01, 0.3, 1.0]), largest=st.sampled_from([1.0, 3e38]))
+def test_what_is_no_number_stays_within_bounds(num, seed, lost, largest):
+    """An overflow may bring infinity and NaN in: they are dealt somewhere, and nothing is lost."""
+    rng = np.random.default_rng(seed)
+    values = (rng.choice([-1, 1], num) * largest * rng.random(num)).astype(np.float32)
+    odd = rng.random(num) < lost
+    values[odd] = rng.choice([np.nan, np.inf, -np.inf], odd.sum())
+    buckets, starts, is_sorted = dealt(values)
+    assert (np.diff(starts) >= 0).all()
+    assert (starts[0], starts[-1]) == (0, num)
+    for rank in rng.integers(0, num, 20):
+        ranked(buckets, starts, is_sorted, rank)
+    np.testing.assert_array_equal(np.sort(buckets), np.sort(values))
 
 
 @FAST
