@@ -10,7 +10,7 @@ from hpcqa.errors import DataError
 from hpcqa.instruments import get
 from hpcqa.instruments.base import CcdContext
 from hpcqa.pixels.fits import open_exposure
-from hpcqa.pixels.masks import EVERYTHING_MASKED, find_mask, fitted, open_mask
+from hpcqa.pixels.masks import EVERYTHING_MASKED, chip_mask, find_mask, fitted, open_mask
 
 CAMERA = get("minicam")
 NAME = "mc4_250105_012345_oo{}_g_v1.fits{}"
@@ -128,7 +128,7 @@ def test_the_real_full_size_mask():
 
 def test_each_chip_has_its_own_bad_regions():
     """S7 and S17 have some, N4 has none: asked for in turn, they don't mix."""
-    decam = instruments.get("decam")
+    decam = get("decam")
     names = {ccd.ccdname: ccd.ccdnum for ccd in decam.ccds}
     for _ in range(2):
         for name in ("S7", "N4", "S17"):
@@ -137,4 +137,4 @@ def test_each_chip_has_its_own_bad_regions():
             for region in decam.bad_regions(context, decam.shape):
                 expected[region.row0 : region.row1, region.col0 : region.col1] = True
             assert expected.any() == (name != "N4")
-            np.testing.assert_array_equal(masks.chip_mask(context, decam, decam.shape), expected)
+            np.testing.assert_array_equal(chip_mask(context, decam, decam.shape), expected)
