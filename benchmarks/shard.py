@@ -184,8 +184,14 @@ def main() -> None:
         ("largest memory of this process, MB", memory, "below 1000", memory < 1000),
     ):
         print(f"  {what:36s} {value:7.2f}  (aim {aim}: {'met' if met else 'missed'})")
+    print(f"  {'hpcqa beside decoding, ms a CCD':36s} {ours - decoding:7.2f}")
     if options.json:
-        result = {"ms_a_ccd": best, "over_decoding": ours / decoding, "speed_up": published / ours}
+        result = {
+            "ms_a_ccd": best,
+            "beside_decoding": ours - decoding,
+            "over_decoding": ours / decoding,
+            "speed_up": published / ours,
+        }
         options.json.write_text(json.dumps(result | {"two_threads": both, "memory_mb": memory}, indent=1))
 
 
