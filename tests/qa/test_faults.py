@@ -75,7 +75,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_tables(run: RunFolder) -
         pid = in_child(lambda: do(run))
         time.sleep(chance.uniform(0.0, 1.1 * whole))
         os.kill(pid, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        hit = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        killed += hit
+        # A machine that was busy when the whole was timed is not always so: kills then come too late.
+        whole *= 1.0 if hit else 0.9
         # What has its final name is whole, whenever the process died.
         for name, schema in (("decisions", catalog.DECISIONS), ("ccd_decisions", catalog.CCD_DECISIONS)):
             if run.output(name).exists():
