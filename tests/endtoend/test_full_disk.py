@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 # What is free, in KiB, and where the run stops: there is room for tables only, for some shards, for all of them but
 # not for a checkpoint.
-STOPS = ((0, "run"), (100, "shards/shard-"), (6000, "shards/shard-"), (20_000, "checkpoints/"))
+STOPS = ((0, "run"), (6000, "shards/shard-"), (20_000, "checkpoints/"))
 
 
 def test_each_stop_is_one_sentence_and_the_next_start_goes_on(finished, tmp_path):
