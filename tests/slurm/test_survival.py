@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 
 import pytest
 
@@ -13,14 +14,18 @@ from hpcqa.launch.submit import submit
 from tests.slurm.conftest import cluster_script, make_stage, wait_for
 from tests.slurm.test_shapes import WANTED
 
+# A rank opens its log just before it listens for signals; one that comes earlier ends it.
+LISTENING_S = 0.3
+
 
 def test_training_goes_on_exactly_after_preemption(bench):
     resources = ResourcesConfig(nodes=2, tasks_per_node=2, gpus_per_node=2)
     config = bench.configure(pretrain=resources)
     submission = submit(config, bench.folder, make_stage("train", "torch"))
     bench.wait_state(submission, "RUNNING")
-    log = bench.folder.output("logs") / "pretrain-3.log"
-    wait_for(log.exists, bench.cluster)
+    logs = [bench.folder.output("logs") / f"pretrain-{rank}.log" for rank in range(4)]
+    wait_for(lambda: all(log.exists() for log in logs), bench.cluster)
+    time.sleep(LISTENING_S)
     wait_for(lambda: (bench.path / "state.json").exists() or signal_step(submission), bench.cluster)
     assert bench.wait_through_requeues(submission) == ["COMPLETED"]
     state = json.loads((bench.path / "state.json").read_text())
