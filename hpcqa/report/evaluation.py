@@ -126,13 +126,14 @@ def _tiles(content: Content) -> list[Tile]:
 
 
 def _ccd_tiles(found: Mapping[str, Any]) -> list[Tile]:
-    tiles = []
-    for key, name in (("all", "Average precision over CCDs"), ("local", "The same, exposures bad in single CCDs")):
-        value, low, high = _entry(found.get(key, {}).get("average_precision"))
-        if math.isfinite(value):
-            more = f"{low:.2f} to {high:.2f} · {found[key]['bad']:,} of {found[key]['ccds']:,} CCDs bad"
-            tiles.append(Tile(name, f"{value:.2f}", more))
-    return tiles
+    value, low, high = _entry(found.get("all", {}).get("average_precision"))
+    if not math.isfinite(value):
+        return []
+    more = f"{low:.2f} to {high:.2f} · {found['all']['bad']:,} of {found['all']['ccds']:,} bad"
+    local, _, _ = _entry(found.get("local", {}).get("average_precision"))
+    if math.isfinite(local):
+        more += f" · {local:.2f} in exposures bad in single CCDs"
+    return [Tile("Average precision over CCDs", f"{value:.2f}", more)]
 
 
 def _controls(content: Content) -> Chart | None:
