@@ -39,8 +39,12 @@ class Streak:
 
     def covers(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Which places lie on it: bool, as x and y (px)."""
-        aside = -(x - self.x) * np.sin(self.angle) + (y - self.y) * np.cos(self.angle)
-        return np.asarray(np.abs(aside) <= self.width)
+        return np.asarray(np.abs(_aside(x - self.x, y - self.y, self.angle)) <= self.width)
+
+
+def _aside(x: np.ndarray, y: np.ndarray, angle: float) -> np.ndarray:
+    """How far places lie beside a line of an angle through the origin."""
+    return np.asarray(y * np.cos(angle) - x * np.sin(angle))
 
 
 def erase(found: np.ndarray, streaks: tuple[Streak, ...], step: int) -> np.ndarray:
@@ -123,12 +127,12 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     for _ in range(2):
         spread = np.cov(x - centre_x, y - centre_y)
         angle = 0.5 * float(np.arctan2(2 * spread[0, 1], spread[0, 0] - spread[1, 1]))
-        aside = -(x - centre_x) * np.sin(angle) + (y - centre_y) * np.cos(angle)
+        aside = _aside(x - centre_x, y - centre_y, angle)
         near = np.abs(aside) <= 3.0 * max(float(np.median(np.abs(aside))), 0.5)
         if near.sum() < FEWEST_PIECES or near.all():
             break
         x, y = x[near], y[near]
         centre_x, centre_y = float(np.median(x)), float(np.median(y))
     # The median's point lies on the line only as far as the places do evenly; the mean offset puts it there.
-    aside = float(np.mean(-(x - centre_x) * np.sin(angle) + (y - centre_y) * np.cos(angle)))
-    return centre_x - aside * np.sin(angle), centre_y + aside * np.cos(angle), angle
+    middle = float(np.mean(_aside(x - centre_x, y - centre_y, angle)))
+    return centre_x - middle * np.sin(angle), centre_y + middle * np.cos(angle), angle

@@ -24,7 +24,11 @@ CHANNELS: dict[str, tuple[str, ...]] = {
 EXPOSURE_BLOCKS: dict[str, tuple[str, ...]] = {"network": ("focal_plane",), "defects": ("exposure_defects",)}
 # At most so many rows enter a PCA or a median; more change nothing that matters.
 FIT_ROWS = 20000
-TAIL_ROWS = 200000  # tails are what few rows show
+# Tails begin at this quantile of good examples, but not nearer to zero than LEAST_START; few rows show them.
+TAIL_FROM, LEAST_START, TAIL_ROWS = 0.9, 1.0, 200000
+# The reach that tails usually have, worth so many examples.
+USUAL_REACH, TAIL_PRIOR = 0.4, 10.0
+RAREST = 2  # features of a CCD that its rarity is a mean of
 
 
 # Standardising ------------------------------------------------------------------------------------------------------
@@ -136,11 +140,6 @@ class Tails:
         np.maximum(rarity, (-values - start[1]) * rate[1], out=rarity)
         np.maximum(rarity, np.float32(0.0), out=rarity)
         return rarity
-
-
-TAIL_FROM = 0.9
-LEAST_START, USUAL_REACH, TAIL_PRIOR = 1.0, 0.4, 10.0
-RAREST = 2
 
 
 def rarest(rarity: np.ndarray) -> np.ndarray:
@@ -312,11 +311,13 @@ class Features:
     Attributes:
         ccd, exposure: channel to float32 (ccd, feature) and (exposure, feature), for neighbours.
         rare: channel to float32 (ccd,), see `rarest`.
+        rarity: float32 (ccd, number), of the measured numbers one by one; no columns without that channel.
     """
 
     ccd: dict[str, np.ndarray]
     exposure: dict[str, np.ndarray]
     rare: dict[str, np.ndarray]
+    rarity: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -334,11 +335,15 @@ class FeatureMap:
         """Features of the CCDs and of the exposures, and how rare the CCDs' rarest are."""
         ccd = self.ccd(raw)
         exposure = self.exposure(raw, ccd)
-        rare = {channel: rarest(self.tails(channel).rarity(rows)) for channel, rows in ccd.items()}
+        rare, numbers = {}, np.zeros((raw.num_ccds, 0), np.float32)
+        for channel, rows in ccd.items():
+            rarity = self.tails(channel).rarity(rows)
+            rare[channel] = rarest(rarity)
+            numbers = rarity if channel == "numbers" else numbers
         if self.unit_length:
             ccd = {name: of_unit_length(rows) for name, rows in ccd.items()}
             exposure = {name: of_unit_length(rows) for name, rows in exposure.items()}
-        return Features(ccd, exposure, rare)
+        return Features(ccd, exposure, rare, numbers)
 
     def tails(self, channel: str) -> Tails:
         """The tails of a channel's features of CCDs, before they get unit length."""
@@ -346,11 +351,10 @@ class FeatureMap:
 
     def ccd(self, raw: Raw) -> dict[str, np.ndarray]:
         """Features of the CCDs before they get unit length: channel to float32 (ccd, feature)."""
-        return {channel: self.of_ccds(channel, raw) for channel in self.channels}
-
-    def of_ccds(self, channel: str, raw: Raw) -> np.ndarray:
-        """One channel of them."""
-        return np.concatenate([self._apply(f"ccd.{name}", raw.block(name)) for name in CHANNELS[channel]], axis=1)
+        return {
+            channel: np.concatenate([self._apply(f"ccd.{name}", raw.block(name)) for name in CHANNELS[channel]], axis=1)
+            for channel in self.channels
+        }
 
     def exposure(self, raw: Raw, ccd: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Features of the exposures from those of their CCDs and their own blocks: float32 (exposure, feature)."""

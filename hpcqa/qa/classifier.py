@@ -194,13 +194,8 @@ class Classifier:
             ccd_p_bad=ccd_p_bad,
             ccd_novelty=ccds.novelty_of(scored.ccd_matrix),
             ccd_reason=ccd_reason,
-            rarity=self._rarity(raw),
+            rarity=scored.rarity,
         )
-
-    def _rarity(self, raw: Raw) -> np.ndarray:
-        if "numbers" not in self.features.channels:
-            return np.zeros((raw.num_ccds, 0), np.float32)
-        return self.features.tails("numbers").rarity(self.features.of_ccds("numbers", raw))
 
     def _ccd_reasons(self, scored: Scored) -> np.ndarray:
         return _mix(
@@ -247,12 +242,13 @@ def _mix(weights: Sequence[np.ndarray], shares: Sequence[np.ndarray]) -> np.ndar
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of exposures and CCDs by channel, and as matrices (exposure, score) and (ccd, score)."""
+    """Scores of exposures and CCDs by channel, as matrices (exposure, score) and (ccd, score), and Features.rarity."""
 
     ccd: Mapping[str, Scores]
     exposure: Mapping[str, Scores]
     ccd_matrix: np.ndarray
     matrix: np.ndarray
+    rarity: np.ndarray
 
 
 def score_levels(
@@ -272,6 +268,7 @@ def score_levels(
         exposure,
         ccd_scores(ccd, found.rare, channels),
         exposure_scores(exposure, ccd, found.rare, raw.starts, channels),
+        found.rarity,
     )
 
 
