@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from hpcqa.errors import DataError, EnvironmentProblem
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -34,6 +37,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, stage: str, *, names: str = "*", shared: bool = False) -> None:
+    """Remove the temporary files of writers that were killed.
+
+    Args:
+        stage: whose writers, for the log.
+        names: glob of the names that the files would have got.
+        shared: others may be writing there now, so only files of this machine's processes that are no more go.
+    """
+    for path in folder.glob(f".{names}.{socket.gethostname() if shared else '*'}.*.tmp"):
+        if shared and not _is_orphaned(path):
+            continue
+        path.unlink(missing_ok=True)
+        logger.info("%s: removed %s, left by a process that was killed", stage, path.name)
+
+
+def _is_orphaned(temporary: Path) -> bool:
+    process = temporary.name.rsplit(".", 2)[1]
+    processes = Path("/proc")
+    return process.isdigit() and processes.exists() and not (processes / process).exists()
 
 
 def sync(path: Path) -> None:

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from hpcqa.artifacts import arrays, tables
 from hpcqa.artifacts.arrays import ArrayFile, ArrayWriter, look_into, open_arrays, write_arrays
-from hpcqa.artifacts.files import atomic_path, read_json, sync, write_json, write_text
+from hpcqa.artifacts.files import atomic_path, read_json, remove_unfinished, sync, write_json, write_text
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.artifacts.provenance import is_made_from
 from hpcqa.artifacts.schema import Provenance, Schema
@@ -31,6 +31,7 @@ __all__ = [
     "read_json",
     "read_provenance",
     "read_table",
+    "remove_unfinished",
     "sync",
     "verify",
     "write_arrays",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -90,7 +89,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     numbers = shard_numbers(manifest, first_own_shard(folder) if config.survey.update else 0)
     numbers = stored_shards(config, numbers)
     mine = [numbers[place] for place in ranks.share(len(numbers))]
-    remove_leftovers(folder.output("shards"))
+    store.remove_unfinished(folder.output("shards"), "shard", shared=True)  # other ranks write there
     tally = Tally()
     missing = []
     for number in mine:
@@ -134,15 +133,6 @@ def _current(folder: RunFolder, name: str, provenance: Provenance, retry_failed:
         if not (retry_failed and failed.any()):
             return failed
     return None
-
-
-def remove_leftovers(shards: Path) -> None:
-    """Remove unfinished files of this machine's processes that are no more."""
-    for path in shards.glob(f".*.{socket.gethostname()}.*.tmp"):
-        process = path.name.rsplit(".", 2)[1]
-        if process.isdigit() and not Path(f"/proc/{process}").exists() and Path("/proc").exists():
-            path.unlink(missing_ok=True)
-            logger.info("shard: removed %s, left by a process that was killed", path.name)
 
 
 # The plan -------------------------------------------------------------------------------------------------------------

@@ -134,12 +134,11 @@ def _decide_share(
 
 def remove_leftovers(folder: RunFolder) -> None:
     """Remove unfinished files of a classify that was killed; only one runs in a folder at a time."""
+    for name, _ in OUTPUTS:
+        store.remove_unfinished(folder.path, "classify", names=folder.output(name).name)
     exports = folder.output("exports")
-    unfinished = [path for name, _ in OUTPUTS for path in folder.path.glob(f".{folder.output(name).name}.*.tmp")]
-    unfinished += [*exports.glob(".*.tmp"), *exports.glob("survey-ccds/.*.tmp")]
-    for path in unfinished:
-        path.unlink(missing_ok=True)
-        logger.info("classify: removed %s, left by a process that was killed", path.name)
+    for place in (exports, exports / "survey-ccds"):
+        store.remove_unfinished(place, "classify")
 
 
 def _write(

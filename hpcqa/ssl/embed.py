@@ -65,7 +65,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     if ranks.is_first:
         names = {source.name for source in work}
         for network in networks:
-            remove_unfinished(folder.output(network.artifact))
+            store.remove_unfinished(folder.output(network.artifact), "embed")  # only one embed runs in a folder
             remove_strangers(folder.output(network.artifact), names)
             refuse_other_network(folder, network, names)
     mpi.barrier(ranks)  # nobody writes while the first one tidies up
@@ -141,13 +141,6 @@ def load_networks(backbone: Path, device: torch.device, *, control: bool) -> lis
         identity = "untrained:" + hashlib.sha256(start.encode()).hexdigest()
         networks.append(Network(UNTRAINED, weights.untrained(card).to(device), identity))
     return networks
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what ranks that were killed left of files; only one embed runs in a folder at a time."""
-    for path in folder.glob(".shard-*.tmp"):
-        path.unlink(missing_ok=True)
-        logger.info("embed: removed %s, left by a process that was killed", path.name)
 
 
 def remove_strangers(folder: Path, names: Container[str]) -> None:

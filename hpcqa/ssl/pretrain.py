@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from hpcqa.artifacts import store
 from hpcqa.artifacts.folder import RunFolder
-from hpcqa.artifacts.store import read_provenance
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError
@@ -43,7 +43,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     calibration = folder.need("calibration", "calibrate")
     cutouts = ShardSet(shards, calibration, config)
     parents = {folder.relative(path): content for path, content in zip(shards, cutouts.contents, strict=True)}
-    parents[folder.relative(calibration)] = read_provenance(calibration).content
+    parents |= store.digests(folder, [calibration])
     device = pick_device(config.ssl.device, ranks.local_rank)
     set_threads(ranks.local_world_size)
     with joined(ranks, device) as world:

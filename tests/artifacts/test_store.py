@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 
@@ -232,3 +233,18 @@ def test_currentness_depends_on_configuration_and_parents(tmp_path):
     assert store.is_current(path, TABLE, config_digest="abc", parents={"parent.h5": "123"})
     assert not store.is_current(path, TABLE, config_digest="abd", parents={"parent.h5": "123"})
     assert not store.is_current(path, TABLE, config_digest="abc", parents={"parent.h5": "124"})
+
+
+def test_what_killed_writers_left_goes_but_not_what_others_write_just_now(tmp_path):
+    orphan = subprocess.Popen([sys.executable, "-c", ""])
+    orphan.wait()
+    here = socket.gethostname()
+    names = [f".a.h5.{here}.{orphan.pid}.tmp", f".b.h5.{here}.{os.getpid()}.tmp", f".b.h5.other.{orphan.pid}.tmp"]
+    for name in [*names, "a.h5"]:
+        (tmp_path / name).touch()
+    store.remove_unfinished(tmp_path, "shard", shared=True)
+    assert set(leftovers(tmp_path)) == set(names[1:])
+    store.remove_unfinished(tmp_path, "embed", names="c.h5")
+    assert set(leftovers(tmp_path)) == set(names[1:])
+    store.remove_unfinished(tmp_path, "embed", names="b.*")
+    assert os.listdir(tmp_path) == ["a.h5"]

@@ -87,10 +87,3 @@ def test_a_damaged_row_is_an_error_with_its_sentence(model: VisionTransformer) -
     cutouts.damaged = {9}
     with pytest.raises(Exception, match="cannot be read; run `hpcqa verify`"):
         embed.embed(cutouts, model, CPU, 8, "fp32")
-
-
-def test_what_a_killed_rank_left_of_a_file_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".shard-00000.h5.node.15973.tmp").write_bytes(b"half")
-    (tmp_path / "shard-00001.h5").write_bytes(b"whole")
-    embed.remove_unfinished(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["shard-00001.h5"]
