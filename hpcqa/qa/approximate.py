@@ -12,7 +12,6 @@ import numpy as np
 
 from hpcqa.errors import EnvironmentProblem
 from hpcqa.qa import knn
-from hpcqa.qa.products import Rows
 
 # Fewer references are searched faster one by one than cells are made.
 FEWEST = 20000
@@ -67,22 +66,21 @@ class Index:
         return knn.Neighbours(np.sqrt(distance), index)
 
     def nearest_but(
-        self, queries: np.ndarray, references: Rows, k: int, exclude: np.ndarray | None, device: str
+        self, queries: np.ndarray, exact: knn.Searcher, k: int, exclude: np.ndarray | None
     ) -> knn.Neighbours:
-        """`nearest`, but exact for queries that may not find some of the references (see `knn.nearest`).
+        """`nearest`, but exact for queries that may not find some of the references (see `knn.Searcher`).
 
         Args:
-            references: the index's own, in the order of `exclude`.
+            exact: of the index's own references, in the order of `exclude`.
         """
         if exclude is None:
             return self.nearest(queries, k)
         free = exclude[:, 0] == exclude[:, 1]
-        exact = knn.nearest(queries[~free], references, k, exclude=exclude[~free], device=device)
-        near = self.nearest(queries[free], k)
+        near, others = self.nearest(queries[free], k), exact.nearest(queries[~free], k, exclude=exclude[~free])
         distance = np.empty((len(queries), k))
         index = np.empty((len(queries), k), np.int64)
         distance[free], index[free] = near.distance, near.index
-        distance[~free], index[~free] = exact.distance, exact.index
+        distance[~free], index[~free] = others.distance, others.index
         return knn.Neighbours(distance, index)
 
 

@@ -9,7 +9,7 @@ with one or two CCDs whatever the weather), `network` (embeddings of the views, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -165,6 +165,9 @@ class NumberScale:
     band: np.ndarray
     median: np.ndarray
     scatter: np.ndarray
+    _bands: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def apply(self, numbers: np.ndarray, ccdnum: np.ndarray, band: np.ndarray) -> np.ndarray:
         """Deviations in units of the band's scatter, and the share of unknown numbers as one more column.
@@ -177,14 +180,19 @@ class NumberScale:
         deviation = np.empty(numbers.shape, np.float32)
         for name in np.unique(band.astype(str)):
             rows = np.flatnonzero(band == name)
+            inside, median, scatter = self._of_band(name)
+            deviation[rows] = (numbers[rows] - self._centres(inside, median, ccdnum[rows])) / scatter
+        unknown = np.isnan(deviation).sum(axis=1, keepdims=True) / max(1, numbers.shape[1])
+        return np.concatenate([deviation, unknown.astype(np.float32)], axis=1)
+
+    def _of_band(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A band's patterns, and median and scatter of its CCDs together; worked out once, asked for by every file."""
+        if name not in self._bands:
             inside = np.flatnonzero(self.band == name)
             pooled = inside if len(inside) else np.arange(len(self.band))
             scatter = _nanmedian(self.scatter[pooled])
-            scatter = np.where(scatter > 0, scatter, 1.0)
-            centres = self._centres(inside, _nanmedian(self.median[pooled]), ccdnum[rows])
-            deviation[rows] = (numbers[rows] - centres) / scatter
-        unknown = np.isnan(deviation).sum(axis=1, keepdims=True) / max(1, numbers.shape[1])
-        return np.concatenate([deviation, unknown.astype(np.float32)], axis=1)
+            self._bands[name] = inside, _nanmedian(self.median[pooled]), np.where(scatter > 0, scatter, 1.0)
+        return self._bands[name]
 
     def _centres(self, inside: np.ndarray, pooled: np.ndarray, ccdnum: np.ndarray) -> np.ndarray:
         own = {int(self.ccdnum[row]): np.where(np.isnan(self.median[row]), pooled, self.median[row]) for row in inside}

@@ -13,7 +13,7 @@ from hpcqa.qa import approximate
 from hpcqa.qa.blocks import FeatureMap, NumberScale, Raw
 from hpcqa.qa.exposure import RARITY, ccd_scores, columns_of, exposure_scores, rank_in_exposure
 from hpcqa.qa.fusion import Fusion, OneSided
-from hpcqa.qa.scores import Manner, Scores, distance_ratio_scores, nearest_of_both, reason_shares
+from hpcqa.qa.scores import Manner, Scores, Sides, nearest_of_both, reason_shares
 from hpcqa.reasons import REASONS
 
 LABELLED, UNLABELLED = "labelled", "unlabelled"
@@ -40,6 +40,7 @@ class References:
     fold: np.ndarray
     features: Mapping[str, np.ndarray]
     indices: Mapping[str, Mapping[bool, approximate.Index]] = field(default_factory=dict)
+    _ready: dict[tuple[str, str], Sides] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def select(self, rows: np.ndarray) -> References:
         """Some references, in the same order."""
@@ -51,17 +52,16 @@ class References:
     def score(self, queries: Mapping[str, np.ndarray], fold: np.ndarray, manner: Manner) -> dict[str, Scores]:
         """Scores of queries by channel; `fold` int (query,), -1 for queries that no label names."""
         return {
-            channel: distance_ratio_scores(
-                queries[channel],
-                features,
-                self.bad,
-                manner,
-                query_group=fold,
-                reference_group=self.fold,
-                indices=self.indices.get(channel),
-            )
-            for channel, features in self.features.items()
+            channel: self._sides(channel, manner.device).score(queries[channel], manner, fold)
+            for channel in self.features
         }
+
+    def _sides(self, channel: str, device: str) -> Sides:
+        """Made when a channel is first searched, and kept."""
+        if (channel, device) not in self._ready:
+            indices, features = self.indices.get(channel), self.features[channel]
+            self._ready[channel, device] = Sides(features, self.bad, group=self.fold, indices=indices, device=device)
+        return self._ready[channel, device]
 
     def indexed(self, k: int) -> tuple[References, float]:
         """The same with approximate indices where references are many, and the least share of neighbours that one of

@@ -77,51 +77,69 @@ def of_unit_length(rows: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(exact, length, where=length > 0, out=np.zeros_like(exact)), np.float32)
 
 
-def nearest(
-    queries: np.ndarray,
-    references: Rows,
-    k: int,
-    *,
-    exclude: np.ndarray | None = None,
-    device: str = "cpu",
-    metric: str = "euclidean",
-    precision: str = "auto",
-    leading: bool = True,
-) -> Neighbours:
-    """The k nearest references of each query. On a CPU as many threads as torch is set to share the queries.
+@dataclass(eq=False)
+class Searcher:
+    """References made ready once, to be searched as often as there are queries.
 
-    Args:
-        queries: float32 (query, feature), finite.
+    On a CPU as many threads as torch is set to share the queries.
+
+    Attributes:
         references: float32 (reference, feature), finite; an array, or some rows of a mapped file.
-        k: neighbours wanted, at least 1.
-        exclude: int (query, 2), the range [start, stop) of reference rows that a query may not find.
         device: where the products run.
         metric: euclidean, or cosine: Euclidean between rows of unit length, whose square is twice one less the cosine.
             A row of zeros stays one: 1 from every other row, 0 from another of zeros.
         precision: fp32, bf16, or auto: bf16 where that is faster. The result is the same.
         leading: look at leading components first where features are many. The result is the same.
 
-    Returns:
-        Neighbours; exact, ties by reference row.
-
     Raises:
         ValueError: no such metric.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric={metric!r} is none of {', '.join(METRICS)}.")
-    rows: Rows = references
-    if metric == "cosine":
-        queries, rows = of_unit_length(queries), _UnitRows(references)
-    found = Neighbours(np.full((len(queries), k), np.inf), np.full((len(queries), k), -1, np.int64))
-    if not len(queries) or not len(rows):
-        return found
-    ranges = np.zeros((len(queries), 2), np.int64) if exclude is None else np.asarray(exclude, np.int64)
-    with _workers(device) as spread:
-        search = _Search(np.ascontiguousarray(queries, np.float32), rows, k, ranges, found, spread)
-        for stage in _stages(search, device, precision, leading=leading):
-            search.by(stage)
-        search.by_differences()
-    return Neighbours(np.sqrt(found.distance, out=found.distance), found.index)
+
+    references: Rows
+    device: str = "cpu"
+    metric: str = "euclidean"
+    precision: str = "auto"
+    leading: bool = True
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"metric={self.metric!r} is none of {', '.join(METRICS)}.")
+        rows = _UnitRows(self.references) if self.metric == "cosine" else self.references
+        self._stages = _Stages(rows, self.device, self.precision, self.leading)
+
+    def nearest(self, queries: np.ndarray, k: int, *, exclude: np.ndarray | None = None) -> Neighbours:
+        """The k nearest references of each query.
+
+        Args:
+            queries: float32 (query, feature), finite.
+            k: neighbours wanted, at least 1.
+            exclude: int (query, 2), the range [start, stop) of reference rows that a query may not find.
+
+        Returns:
+            Neighbours; exact, ties by reference row.
+        """
+        found = Neighbours(np.full((len(queries), k), np.inf), np.full((len(queries), k), -1, np.int64))
+        if not len(queries) or not len(self.references):
+            return found
+        queries = of_unit_length(queries) if self.metric == "cosine" else np.ascontiguousarray(queries, np.float32)
+        ranges = np.zeros((len(queries), 2), np.int64) if exclude is None else np.asarray(exclude, np.int64)
+        with _workers(self.device) as spread:
+            search = _Search(queries, self._stages.references, k, ranges, found, spread)
+            for stage in self._stages.of(search):
+                search.by(stage)
+            search.by_differences()
+        return Neighbours(np.sqrt(found.distance, out=found.distance), found.index)
+
+
+def nearest(
+    queries: np.ndarray, references: Rows, k: int, *, exclude: np.ndarray | None = None, **settings: Any
+) -> Neighbours:
+    """The k nearest references of each query, of references that are searched once.
+
+    Args:
+        settings: see `Searcher`.
+    """
+    return Searcher(references, **settings).nearest(queries, k, exclude=exclude)
 
 
 @contextmanager
@@ -200,28 +218,71 @@ class _Search:
 # Stages -------------------------------------------------------------------------------------------------------------
 
 
-def _stages(search: _Search, device: str, precision: str, *, leading: bool) -> Iterator[_Stage]:
-    """One after the other, as long as queries are left."""
-    references = search.references
-    centre = np.asarray(np.mean(_sample(references), axis=0, dtype=np.float64), np.float32)
-    many = len(search.queries) >= FEW_QUERIES
-    first: _Stage | None = None
-    if leading and many and references.shape[1] >= LEADING_WIDTH and len(references) >= LEADING_ROWS:
-        components = _Leading.fit(references, centre)
-        if components is not None:
-            first = search.try_out(_leading_stage(components, references, device, search.spread))
-    fast = precision == "auto" and many and references.shape[1] >= BF16_WIDTH and products.multiplies_bf16(device)
-    if first is None and (fast or precision == "bf16"):
-        rounded = Products.of(references, centre, device, torch.bfloat16, search.spread)
-        # To select more candidates than there are features takes longer than bfloat16 saves.
-        first = search.try_out(_Stage(rounded, min(MOST_SPARE, references.shape[1])))
-    if first is not None:
-        yield first
-    if not len(search.left):
-        return
-    full = Products.of(references, centre, device, torch.float32, search.spread)
-    yield _Stage(full, SPARE)
-    yield _Stage(full, MOST_SPARE)
+@dataclass(eq=False)
+class _Stages:
+    """The ways to find candidates among some references, made when first needed.
+
+    Attributes:
+        asked: queries so far.
+    """
+
+    references: Rows
+    device: str
+    precision: str
+    leading: bool
+    asked: int = 0
+
+    def __post_init__(self) -> None:
+        self._made: dict[str, _Stage | None] = {}
+        self._tried: dict[int, _Stage | None] = {}
+        if len(self.references):
+            self._centre = np.asarray(np.mean(_sample(self.references), axis=0, dtype=np.float64), np.float32)
+
+    def of(self, search: _Search) -> Iterator[_Stage]:
+        """One after the other, as long as queries are left."""
+        self.asked += len(search.queries)
+        first = self._first(search)
+        if first is not None:
+            yield first
+            if len(search.left) > MOST_OPEN * len(search.queries):
+                # Not what the queries were that it was tried out with.
+                del self._tried[search.k]
+        if len(search.left):
+            full = self._once("full", lambda: self._of_all(torch.float32, SPARE, search.spread))
+            assert full is not None
+            yield full
+            yield replace(full, spare=MOST_SPARE)
+
+    def _first(self, search: _Search) -> _Stage | None:
+        """What leaves little for the careful stages, if there is such a thing."""
+        if search.k not in self._tried:
+            if self.asked < FEW_QUERIES and self.precision != "bf16":
+                return None
+            tried = (search.try_out(stage) for stage in self._quick(search.spread))
+            self._tried[search.k] = next((stage for stage in tried if stage is not None), None)
+        return self._tried[search.k]
+
+    def _quick(self, spread: products.Spread) -> Iterator[_Stage]:
+        count, width = self.references.shape
+        if self.leading and self.asked >= FEW_QUERIES and width >= LEADING_WIDTH and count >= LEADING_ROWS:
+            stage = self._once("leading", lambda: _leading_stage(self.references, self._centre, self.device, spread))
+            if stage is not None:
+                yield stage
+        fast = self.precision == "auto" and width >= BF16_WIDTH and products.multiplies_bf16(self.device)
+        if fast or self.precision == "bf16":
+            # To select more candidates than there are features takes longer than bfloat16 saves.
+            spare = min(MOST_SPARE, width)
+            stage = self._once("rounded", lambda: self._of_all(torch.bfloat16, spare, spread))
+            if stage is not None:
+                yield stage
+
+    def _of_all(self, dtype: torch.dtype, spare: int, spread: products.Spread) -> _Stage:
+        return _Stage(Products.of(self.references, self._centre, self.device, dtype, spread), spare)
+
+    def _once(self, name: str, make: Callable[[], _Stage | None]) -> _Stage | None:
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
 
 @dataclass(frozen=True)
@@ -275,7 +336,11 @@ class _Leading:
         return float(UNIT * np.sqrt(components + 1) * (3 * features + 2 * components))
 
 
-def _leading_stage(leading: _Leading, references: Rows, device: str, spread: products.Spread) -> _Stage:
+def _leading_stage(references: Rows, centre: np.ndarray, device: str, spread: products.Spread) -> _Stage | None:
+    """None where a few components hold too little of the variance."""
+    leading = _Leading.fit(references, centre)
+    if leading is None:
+        return None
     short = np.empty((len(references), LEADING + 1), np.float32)
 
     def shorten(start: int) -> None:
@@ -283,8 +348,8 @@ def _leading_stage(leading: _Leading, references: Rows, device: str, spread: pro
         short[start : start + len(rows)] = leading.apply(rows)
 
     spread(shorten, products.starts(references))
-    centre = np.asarray(np.mean(short, axis=0, dtype=np.float64), np.float32)
-    made = Products.of(short, centre, device, torch.float32, spread)
+    of_short = np.asarray(np.mean(short, axis=0, dtype=np.float64), np.float32)
+    made = Products.of(short, of_short, device, torch.float32, spread)
     longest = float(np.sqrt(np.square(short).sum(1).max()))
     return _Stage(made, MOST_SPARE, leading, longest)
 

@@ -32,8 +32,9 @@ REFERENCE_ROWS = 1024
 UNIT = 2.0**-24
 # Products smaller than the smallest normal number may be lost.
 TINY = 2.0**-120
-# Factors up to this size are kept, those of larger reference sets made again for every block of queries.
-KEPT_BYTES = 1 << 29
+# Factors up to this size are kept, those of larger reference sets made again for every block of queries: a process may
+# have half a dozen sets, a node 64 processes.
+KEPT_BYTES = 1 << 27
 FASTMATH = {"nsz", "nnan", "contract", "reassoc"}
 
 

@@ -108,70 +108,95 @@ def _share(weight: np.ndarray, is_bad: np.ndarray) -> np.ndarray:
     return np.asarray((weight * is_bad).sum(axis=1) / np.where(total > 0, total, 1.0))
 
 
-def distance_ratio_scores(
-    queries: np.ndarray,
-    references: np.ndarray,
-    bad: np.ndarray,
-    manner: Manner,
-    *,
-    query_group: np.ndarray | None = None,
-    reference_group: np.ndarray | None = None,
-    indices: Mapping[bool, approximate.Index] | None = None,
-) -> Scores:
-    """Score queries by their distances to the nearest good and the nearest bad references.
+class Sides:
+    """Good and bad references, made ready to be searched by the queries of many exposures."""
 
-    Args:
-        queries: float32 (query, feature).
-        references: float32 (reference, feature).
-        bad: bool (reference,).
-        manner: how many neighbours of each class (fewer where there are fewer), and what becomes of them.
-        query_group: int (query,); a query never finds references of its own group (its exposure, night or fold).
-        reference_group: int (reference,), with `query_group`.
-        indices: approximate ones of the good (False) and the bad (True) references, for queries of no group.
+    def __init__(
+        self,
+        references: np.ndarray,
+        bad: np.ndarray,
+        *,
+        group: np.ndarray | None = None,
+        indices: Mapping[bool, approximate.Index] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Sort them by class and group.
 
-    Returns:
-        Scores with rows in the order of `references` as given.
+        Args:
+            references: float32 (reference, feature).
+            bad: bool (reference,).
+            group: int (reference,), exposures, nights or folds: a query never finds references of its own.
+            indices: approximate ones of the good (False) and the bad (True) references, for queries of no group.
+            device: where distances are computed.
+        """
+        of_class = [np.flatnonzero(np.asarray(bad, bool) == side) for side in (False, True)]
+        sides = [(rows, None if group is None else np.asarray(group)[rows]) for rows in of_class]
+        approximate_ones = indices or {}
+        self.good, self.bad = (
+            _Side.of(references, rows, own, approximate_ones.get(bool(side)), device)
+            for side, (rows, own) in enumerate(sides)
+        )
+
+    def score(self, queries: np.ndarray, manner: Manner, query_group: np.ndarray | None = None) -> Scores:
+        """Score queries by their distances to the nearest good and the nearest bad references.
+
+        Args:
+            queries: float32 (query, feature).
+            manner: how many neighbours of each class (fewer where there are fewer), and what becomes of them.
+            query_group: int (query,), with the references' `group`.
+
+        Returns:
+            Scores with rows in the order of the references as given.
+        """
+        good, bad = (side.nearest(queries, manner.k, query_group) for side in (self.good, self.bad))
+        return Scores(
+            _mean(good.distance),
+            _mean(bad.distance),
+            good.index,
+            bad.index,
+            good.distance,
+            bad.distance,
+            manner.form,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """References of one class.
+
+    Attributes:
+        rows: int64 (reference,), their rows among those given, in the order of their groups.
+        group: int (reference,), ascending.
     """
-    bad = np.asarray(bad, bool)
-    sides = []
-    for side in (False, True):
-        rows = np.flatnonzero(bad == side)
-        group = None if reference_group is None else np.asarray(reference_group)[rows]
-        index = (indices or {}).get(side)
-        sides.append(_one_class(queries, references, rows, manner, query_group, group, index))
-    good, worse = sides
-    return Scores(
-        _mean(good.distance),
-        _mean(worse.distance),
-        good.index,
-        worse.index,
-        good.distance,
-        worse.distance,
-        manner.form,
-    )
 
+    rows: np.ndarray
+    group: np.ndarray | None
+    searcher: knn.Searcher
+    index: approximate.Index | None
 
-def _one_class(
-    queries: np.ndarray,
-    references: np.ndarray,
-    rows: np.ndarray,
-    manner: Manner,
-    query_group: np.ndarray | None,
-    group: np.ndarray | None,
-    index: approximate.Index | None,
-) -> knn.Neighbours:
-    exclude = None
-    if query_group is not None and group is not None:
-        if np.any(group[1:] < group[:-1]):
+    @classmethod
+    def of(
+        cls,
+        references: np.ndarray,
+        rows: np.ndarray,
+        group: np.ndarray | None,
+        index: approximate.Index | None,
+        device: str,
+    ) -> _Side:
+        if group is not None and np.any(group[1:] < group[:-1]):
             order = np.argsort(group, kind="stable")
             rows, group = rows[order], group[order]
-        exclude = np.stack([np.searchsorted(group, query_group, side) for side in ("left", "right")], axis=1)
-    chosen = _take(references, rows)
-    if index is None:
-        found = knn.nearest(queries, chosen, manner.k, exclude=exclude, device=manner.device)
-    else:
-        found = index.nearest_but(queries, chosen, manner.k, exclude, manner.device)
-    return knn.Neighbours(found.distance, np.where(found.index < 0, -1, _lookup(rows, found.index)))
+        return cls(rows, group, knn.Searcher(_take(references, rows), device), index)
+
+    def nearest(self, queries: np.ndarray, k: int, query_group: np.ndarray | None) -> knn.Neighbours:
+        exclude = None
+        if query_group is not None and self.group is not None:
+            exclude = np.stack([np.searchsorted(self.group, query_group, side) for side in ("left", "right")], axis=1)
+        if self.index is None:
+            found = self.searcher.nearest(queries, k, exclude=exclude)
+        else:
+            found = self.index.nearest_but(queries, self.searcher, k, exclude)
+        return knn.Neighbours(found.distance, np.where(found.index < 0, -1, _lookup(self.rows, found.index)))
 
 
 def _lookup(rows: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -147,6 +147,25 @@ def test_leading_components_never_overestimate(scale: float) -> None:
     assert np.median(less / np.maximum(full, 1e-9 * scale)) > 0.9
 
 
+def test_a_searcher_finds_the_same_however_often_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first queries are too few to look for a quick stage, later ones use it, and the last are of another kind."""
+    monkeypatch.setattr(knn, "FEW_QUERIES", 70)
+    spread = np.random.default_rng(9).normal(size=(3000, 128)).astype("f4")
+    far = (spread[:50] * 1e-3 + 40.0).astype("f4")
+    used = stages_used(monkeypatch)
+    searcher = knn.Searcher(spread, precision="auto")
+    monkeypatch.setattr(products, "multiplies_bf16", lambda device: True)
+    kinds = []
+    for queries in (spread[:50], spread[50:100], spread[100:150], far, spread[:50]):
+        used.clear()
+        found = searcher.nearest(queries, 5)
+        kinds.append(used[0].products.dtype)
+        distance, index = brute(queries, spread, 5)
+        assert np.array_equal(found.index, index)
+        assert np.array_equal(found.distance, distance)
+    assert kinds[:3] == [torch.float32, torch.bfloat16, torch.bfloat16]
+
+
 def test_without_leading_components_none_are_used() -> None:
     spread = np.random.default_rng(0).normal(size=(2000, 300)).astype("f4")
     assert knn._Leading.fit(spread, spread.mean(axis=0)) is None
