@@ -183,6 +183,17 @@ EMBEDDING = Schema(
     key=("expnum", "ccdnum"),
 )
 
+
+def _pictured(view: str, axes: str) -> tuple[Column, Column]:
+    """A view and the attention over its patches; `axes` begins the names of its dimensions."""
+    pixels, patches = (f"{axes}y", f"{axes}x"), (f"{axes}py", f"{axes}px")
+    meaning = "Attention of CLS over its patches in the last block, by head."
+    return (
+        Column(view, "float16", f"The {view} view.", unit="asinh(sigma)", dims=("picture", *pixels), optional=True),
+        Column(f"{view}_attention", "float32", meaning, dims=("picture", "head", *patches), optional=True),
+    )
+
+
 ATTENTION = Schema(
     "attention",
     1,
@@ -192,41 +203,9 @@ ATTENTION = Schema(
         Column(
             "suspicion", "float32", "Largest log-odds of an injected kind of defect; NaN unknown.", dims=("picture",)
         ),
-        Column(
-            "context", "float16", "The context view.", unit="asinh(sigma)", dims=("picture", "cy", "cx"), optional=True
-        ),
-        Column(
-            "context_attention",
-            "float32",
-            "Attention of CLS over its patches in the last block, by head.",
-            dims=("picture", "head", "cpy", "cpx"),
-            optional=True,
-        ),
-        Column(
-            "background",
-            "float16",
-            "The background view.",
-            unit="asinh(sigma)",
-            dims=("picture", "by", "bx"),
-            optional=True,
-        ),
-        Column(
-            "background_attention",
-            "float32",
-            "Attention of CLS over its patches in the last block, by head.",
-            dims=("picture", "head", "bpy", "bpx"),
-            optional=True,
-        ),
-        Column(
-            "detail", "float16", "The detail view.", unit="asinh(sigma)", dims=("picture", "dy", "dx"), optional=True
-        ),
-        Column(
-            "detail_attention",
-            "float32",
-            "Attention of CLS over its patches in the last block, by head.",
-            dims=("picture", "head", "dpy", "dpx"),
-            optional=True,
-        ),
+        *_pictured("context", "c"),
+        *_pictured("background", "b"),
+        *_pictured("detail", "d"),
     ),
     key=("expnum", "ccdnum"),
 )

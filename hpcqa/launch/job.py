@@ -115,13 +115,13 @@ def _end_peers(ranks: Ranks, error: Exception) -> None:
 
 
 def prepare(entry: Stage, ranks: Ranks, logs: Path) -> None:
-    """Logging, threads, signals and the rendezvous; before numpy and torch are imported, which read the threads."""
+    """Signals, logging, threads and the rendezvous; before numpy and torch are imported, which read the threads."""
+    preemption.listen(at_once=entry.ranks != "torch")
     start_logging(rank=ranks.rank, file=logs / f"{entry.name}-{ranks.rank}.log")
     cores = cores_of_rank(os.environ, ranks, len(os.sched_getaffinity(0)))
     os.environ.update(thread_variables(os.environ, cores))
     if entry.ranks == "torch" and ranks.launcher == "slurm":
         os.environ.update(rendezvous(os.environ, ranks, _resolves))
-    preemption.listen(at_once=entry.ranks != "torch")
     logger.debug(
         "%s: rank %d of %d (%s), local rank %d of %d, %d cores, %s, job %s, hpcqa %s from %s",
         entry.name,
