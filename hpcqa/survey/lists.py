@@ -16,13 +16,14 @@ HEADERS = KEY_ALIASES | {"expnum"}
 _RANGE = re.compile(r"^\d{4,18}\s*(?:-|\.\.|to)\s*\d{4,18}\b")
 _EXCLUDE_HEADER = re.compile(r"^#\s*date\s+expnum\b", re.IGNORECASE)
 _ENTRY = re.compile(r"^(\d{4,18})(?:-([A-Za-z]+\d+|\d{1,3}))?(?:[\s,]+(.*))?$")
+_ONE_MORE_CCD = re.compile(r"^([A-Za-z]+\d+)(?:[\s,]+(.*))?$")
 _COMMENTED_ENTRY = re.compile(r"^#\s*\d{5,18}(?:-[A-Za-z]+\d+)?(?:\s|$)")
 _COMMENTED_ROW = re.compile(r"^#\s*\d{8}\s+\d{5,}")
 _FLAG = re.compile(r"^([123])(?=\s|$)\s*(.*)$")
 
 
 def parse_bad_expid(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
-    """`EXPNUM[-CCD] [flag] [text]`; a line that starts with # comments, or heads a section and gives its reason.
+    """`EXPNUM[-CCD[,CCD...]] [flag] [text]`; a line that starts with # comments, or heads a section and tells why.
 
     A commented-out entry is not bad. An entry's reason is its own text's and flag's; without a text, its section's.
     """
@@ -50,12 +51,25 @@ def parse_bad_expid(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
             reading.skip("no exposure number" if expnum is None else "unknown CCD", number)
             continue
         section_used = True
-        text = (found[3] or "").strip()
+        more, text = _more_ccds(line, found[3] or "", expnum, namer) if found[2] else ([], (found[3] or "").strip())
         reasons = _reasons(text, section, before)
         before = reasons
         source = f"{path.name}: {section}" if section else path.name
-        reading.bad(expnum, ccdnum, reasons, source, number, text or section)
+        for ccd in (ccdnum, *more):
+            reading.bad(expnum, ccd, reasons, source, number, text or section)
     return reading
+
+
+def _more_ccds(line: str, rest: str, expnum: int, namer: CcdNamer) -> tuple[list[int], str]:
+    """Further CCDs behind commas, and the text after them."""
+    more: list[int] = []
+    while line.removesuffix(rest).rstrip().endswith(",") and (found := _ONE_MORE_CCD.match(rest)):
+        ccdnum = namer.number(found[1], expnum)
+        if ccdnum is None:
+            break
+        more.append(ccdnum)
+        rest = found[2] or ""
+    return more, rest.strip()
 
 
 def _reasons(text: str, section: str, before: int) -> int:

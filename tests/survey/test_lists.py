@@ -65,6 +65,19 @@ def test_ccd_suffixes():
     assert reading.left_out == {"unknown CCD": [3], "no exposure number": [4]}
 
 
+def test_several_ccds_behind_commas():
+    first, second, third = (ccd for ccd in instruments.get(FIRST).ccds[:3])
+    names = f"{first.ccdname}, {second.ccdname},{third.ccdname.lower()}"
+    reading = bad_expid(f"346343-{names}  ghost near N4\n346344-{first.ccdname} {second.ccdname} too\n")
+    assert [item[:2] for item in said(reading)] == [
+        (346343, first.ccdnum),
+        (346343, second.ccdnum),
+        (346343, third.ccdnum),
+        (346344, first.ccdnum),
+    ]
+    assert {item.text for item in reading.statements} == {"ghost near N4", f"{second.ccdname} too"}
+
+
 def test_commented_out_ids_are_not_bad():
     reading = bad_expid(
         "#775378 zero\n# 430480 3 pupil ghost subtraction problem?\n# 78320 to 78419\n775379 out of focus\n"
