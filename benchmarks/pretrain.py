@@ -1,6 +1,7 @@
 """How fast a training step is: against its bare network, against transformers, on two processes, and in MFU.
 
-Every figure is measured beside its peers in this one run, taking turns, and the median is shown:
+Every figure is measured beside its peers in this one run. They take turns, in one order and then in the other, and what
+is shown is the median over the rounds of each round's ratio, with the quartiles between which half of the rounds lie:
 
     python benchmarks/pretrain.py                                            the demo's network, two cores
     python benchmarks/pretrain.py --device cuda --arch base large --json FILE    DECam's sizes, bf16
@@ -13,7 +14,11 @@ Every figure is measured beside its peers in this one run, taking turns, and the
   crops and prototypes, over ours; `times_transformers_without_crops` leaves out its cropping, not ours.
 - `mfu`: the arithmetic that the recipe asks for (hpcqa/ssl/flops.py) over the card's peak; `mfu_of_matmul`: over what a
   large matrix product reaches here.
-- `two_processes_efficiency`: images a second of two gloo processes with one core each over twice that of one.
+- two gloo processes of one thread each: `efficiency` is images a second of both over twice those of one that has the
+  machine to itself. Two processes that never talk, at the same time, share caches, memory and whoever else is on the
+  host: what they reach of twice one is `two_apart` (the machine's ceiling), and the rest, `efficiency_over_apart`, is
+  communication and waiting for whichever is slower just then; without the waiting, over the slower of the two apart in
+  every round, it is `efficiency_over_slower`.
 
 Needs torch, numpy and transformers (and `--run` h5py, pyarrow and numba): no camera's, no launcher's packages. On a
 machine that others use too, `--cpu-time` counts the processor's time instead of the clock's, which means something only
@@ -28,11 +33,10 @@ import dataclasses
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +58,16 @@ from hpcqa.ssl.trainer import Trainer, fresh_state
 from hpcqa.ssl.vit import SIZES, build
 
 PEAK_BF16 = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
-REPEATS, CONSECUTIVE = 7, 8
+WARMING, CONSECUTIVE = 2, 8
+RECIPES = {"whole": "the whole recipe", "dino": "DINO alone"}
+AIMS = {
+    "step_over_bare": ("at most", 1.15),
+    "data_wait_share": ("at most", 0.05),
+    "times_transformers": ("at least", 1.0),
+    "mfu": ("at least", 0.45),
+    "efficiency": ("at least", 0.90),
+    "efficiency_over_apart": ("at least", 0.90),
+}
 # conf/instrument/decam.yaml, which only Hydra reads.
 DECAM = ViewsConfig(context=[512, 256], background=[256, 128], detail=[256, 256], focal_plane=[224, 224])
 
@@ -193,8 +206,8 @@ class Peer:
             scores = list(self._scores(self.student, large).chunk(2))
             if small:
                 scores += list(self._scores(self.student, torch.cat(small)).chunk(len(small)))
-        targets = list(sinkhorn(taught, ssl.teacher_temperature, self.world).chunk(2))
-        loss = self._loss(scores, targets, ssl.temperature)
+        (balanced,) = sinkhorn([taught], ssl.teacher_temperature, self.world)
+        loss = self._loss(scores, list(balanced.chunk(2)), ssl.temperature)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 3.0)
@@ -238,10 +251,25 @@ class Clock:
             torch.cuda.synchronize(self.device)
         return self.now() - began
 
-    def taking_turns(self, *steps: Callable[[], None]) -> list[float]:
-        """Median seconds of each, measured in turns after two rounds of warming up."""
-        rounds = [[self.time(step) for step in steps] for _ in range(REPEATS + 2)]
-        return [statistics.median(spent) for spent in zip(*rounds[2:], strict=True)]
+    def taking_turns(self, *steps: Callable[[], None], rounds: int) -> list[list[float]]:
+        """Seconds of each in every round, in one order and then in the other, after rounds of warming up."""
+        spent: list[list[float]] = [[] for _ in steps]
+        for number in range(WARMING + rounds):
+            turns = list(enumerate(steps))
+            for place, step in turns if number % 2 else reversed(turns):
+                spent[place].append(self.time(step))
+        return [seconds[WARMING:] for seconds in spent]
+
+
+def figure(values: Sequence[float]) -> dict[str, float]:
+    """The median of some rounds, and the quartiles."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"median": float(median), "low": float(low), "high": float(high)}
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    """Round by round."""
+    return figure([a / b for a, b in zip(above, below, strict=True)])
 
 
 def waiting_share(ours: Ours, clock: Clock) -> float:
@@ -264,43 +292,62 @@ def images_of(config: Config, run: Path | None) -> Cutouts:
     return ShardSet(sorted((run / "shards").glob("shard-*.h5")), run / "calibration.h5", config)
 
 
-def two_processes(arguments: argparse.Namespace) -> tuple[float, float]:
-    """Images a second of one process with one thread, and of two with one thread each on the same batch a rank."""
-    rates = []
-    for size in (1, 2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, __file__, "--rank-of", str(size), "--batch", str(arguments.batch)]
-        processes = [
-            subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=os.environ
-                | {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
-                | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"},
-            )
-            for rank in range(size)
-        ]
-        rates.append(float(processes[0].communicate()[0].split()[-1]))
-        for process in processes[1:]:
-            process.wait()
-    return rates[0], rates[1]
+def two_processes(batch: int, rounds: int) -> dict[str, dict[str, float]]:
+    """One process, two that never talk, and two that train together, of one thread each, in turns."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, __file__, "--as-rank", "--batch", str(batch), "--rounds", str(rounds)]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
+    one = found[0]["one"]
+    together = np.mean([rank["together"] for rank in found], axis=0)
+    both_apart = [rank["apart"] for rank in found]
+    apart = np.mean(both_apart, axis=0)
+    images = found[0]["images"]
+    return {
+        "images_per_s_of_one": figure([images / seconds for seconds in one]),
+        "two_apart": ratio(one, apart),
+        "efficiency": ratio(one, together),
+        "efficiency_over_apart": ratio(apart, together),
+        "efficiency_over_slower": ratio(np.max(both_apart, axis=0), together),
+    }
 
 
-def one_of_several(size: int, batch: int) -> None:
+def as_rank(batch: int, rounds: int) -> None:
+    """One of two processes: in every round the first steps alone, then each by itself, then both together."""
     torch.set_num_threads(1)
-    with joined(detect(os.environ), torch.device("cpu")) as world:
-        print(rate_of(world, batch * size))
+    cpu = torch.device("cpu")
+    clock = Clock(cpu, False)
+    with joined(detect(os.environ), cpu) as world:
+        alone, together = (
+            Ours(config, among, Memory(config.views))
+            for among, config in (
+                (World(detect({}), cpu), configuration("demo", batch, "cpu", "fp32", recipe="whole")),
+                (world, configuration("demo", world.size * batch, "cpu", "fp32", recipe="whole")),
+            )
+        )
 
+        def first_alone() -> None:
+            if world.is_first:
+                alone.step()
 
-def rate_of(world: World, batch: int) -> float:
-    """Images a second of all ranks; what trains is gone before the ranks part."""
-    config = configuration("demo", batch, "cpu", "fp32", recipe="whole")
-    ours = Ours(config, world, Memory(config.views))
-    (seconds,) = Clock(world.device, False).taking_turns(ours.step)
-    return ours.images / seconds
+        seconds: dict[str, list[float]] = {"one": [], "apart": [], "together": []}
+        for _ in range(WARMING + rounds):
+            for name, step in (("one", first_alone), ("apart", alone.step), ("together", together.step)):
+                world.barrier()
+                seconds[name].append(clock.time(step))
+        world.barrier()
+    print(json.dumps({"images": alone.images} | {name: spent[WARMING:] for name, spent in seconds.items()}))
 
 
 def row_of(arch: str, recipe: str, arguments: argparse.Namespace, peaks: dict[str, float | None]) -> dict[str, Any]:
@@ -315,21 +362,25 @@ def row_of(arch: str, recipe: str, arguments: argparse.Namespace, peaks: dict[st
     )
     cutouts = images_of(config, arguments.run)
     ours = Ours(config, world, cutouts)
-    row: dict[str, Any] = {"arch": arch, "recipe": recipe, "batch": arguments.batch, "images_a_step": ours.images}
+    row: dict[str, Any] = {"ccds_a_step": arguments.batch, "images_a_step": ours.images}
     row["data_wait_share"] = waiting_share(ours, clock)
     if device.type == "cuda":
         row["memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
     if recipe == "dino":
         peer = Peer(config, device, cutouts)
-        step, bare, theirs, cropped = clock.taking_turns(ours.step, ours.bare, peer.step, peer.step_without_crops)
-        row["transformers_images_per_s"] = ours.images / theirs
-        row["times_transformers"], row["times_transformers_without_crops"] = theirs / step, cropped / step
+        works = (ours.step, ours.bare, peer.step, peer.step_without_crops)
+        step, bare, theirs, cropped = clock.taking_turns(*works, rounds=arguments.rounds)
+        row["transformers_images_per_s"] = figure([ours.images / seconds for seconds in theirs])
+        row["times_transformers"] = ratio(theirs, step)
+        row["times_transformers_without_crops"] = ratio(cropped, step)
     else:
-        step, bare = clock.taking_turns(ours.step, ours.bare)
+        step, bare = clock.taking_turns(ours.step, ours.bare, rounds=arguments.rounds)
+    row["images_per_s"] = figure([ours.images / seconds for seconds in step])
+    row["step_over_bare"] = ratio(step, bare)
     work = flops.of_step(ours.state.student.backbone.architecture, config.ssl, ours.feed.counts)
-    row |= {"images_per_s": ours.images / step, "ms_an_image": 1e3 * step / ours.images, "step_over_bare": step / bare}
-    row |= {"gflop_an_image": work / ours.images / 1e9, "tflops": work / step / 1e12}
-    row |= {name: work / step / peak for name, peak in peaks.items() if peak}
+    row["gflop_an_image"] = work / ours.images / 1e9
+    row["tflops"] = figure([work / seconds / 1e12 for seconds in step])
+    row |= {name: figure([work / seconds / peak for seconds in step]) for name, peak in peaks.items() if peak}
     return row
 
 
@@ -342,35 +393,58 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     known = next((value for key, value in PEAK_BF16.items() if key in name and arguments.precision == "bf16"), None)
     found["matmul_tflops"] = measured / 1e12
     peaks = {"mfu": known, "mfu_of_matmul": measured}
-    found["rows"] = [row_of(arch, recipe, arguments, peaks) for arch in arguments.arch for recipe in arguments.recipe]
+    for arch in arguments.arch:
+        for recipe in arguments.recipe:
+            found[f"{arch}, {RECIPES[recipe]}"] = row_of(arch, recipe, arguments, peaks)
     if device.type == "cpu" and not arguments.alone:
-        one, two = two_processes(arguments)
-        found["two_processes_efficiency"] = two / (2 * one)
+        found["two processes"] = two_processes(arguments.batch, 2 * arguments.rounds)
     return found
+
+
+def print_table(found: Mapping[str, Any]) -> None:
+    """Every figure, the quartiles behind it, and whether it is what is aimed at."""
+    print(", ".join(f"{name} {value}" for name, value in found.items() if not isinstance(value, Mapping)))
+    for title, row in found.items():
+        if not isinstance(row, Mapping):
+            continue
+        print(f"\n{title:36s} {'median':>9} {'quartiles':>19}")
+        for name, value in row.items():
+            spread = f"{value['low']:9.4g} {value['high']:9.4g}" if isinstance(value, Mapping) else ""
+            middle = value["median"] if isinstance(value, Mapping) else value
+            print(f"  {name:34s} {middle:9.4g} {spread:19s}{aimed(name, middle)}".rstrip())
+
+
+def aimed(name: str, value: float) -> str:
+    if name not in AIMS:
+        return ""
+    way, aim = AIMS[name]
+    met = value <= aim if way == "at most" else value >= aim
+    return f"   (aim {way} {aim:g}: {'met' if met else 'missed'})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--arch", nargs="+", default=["demo"], choices=list(SIZES))
-    parser.add_argument("--recipe", nargs="+", default=["whole", "dino"], choices=["whole", "dino"])
+    parser.add_argument("--recipe", nargs="+", default=["whole", "dino"], choices=list(RECIPES))
     parser.add_argument("--batch", type=int, default=32, help="CCDs a step (default 32)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on a GPU, else fp32")
     parser.add_argument("--compile", action="store_true", help="torch.compile our network (not the peer's)")
     parser.add_argument("--cpu-time", action="store_true", help="count the processor's time, not the clock's")
-    parser.add_argument("--alone", action="store_true", help="leave the two gloo processes out")
+    parser.add_argument("--alone", action="store_true", help="leave the two processes out")
     parser.add_argument("--run", type=Path, help="read the shards of this run (its views must be of the same size)")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--rank-of", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=15, help="in which all take turns (default 15)")
+    parser.add_argument("--as-rank", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.precision = arguments.precision or ("fp32" if arguments.device == "cpu" else "bf16")
-    if arguments.rank_of:
-        one_of_several(arguments.rank_of, arguments.batch)
+    if arguments.as_rank:
+        as_rank(arguments.batch, arguments.rounds)
         return
-    text = json.dumps(measure(arguments), indent=1)
-    print(text)
+    found = measure(arguments)
+    print_table(found)
     if arguments.json:
-        arguments.json.write_text(text + "\n")
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

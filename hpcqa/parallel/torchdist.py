@@ -38,33 +38,45 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def sum(self, x: Tensor) -> Tensor:
-        """Sum over ranks, without gradients."""
-        return self._reduced(x, dist.ReduceOp.SUM)
+    def sum(self, *tensors: Tensor) -> list[Tensor]:
+        """Each tensor's sum over ranks, without gradients: one collective for all of them."""
+        return self._reduced(tensors, dist.ReduceOp.SUM)
 
-    def max(self, x: Tensor) -> Tensor:
-        """Largest over ranks, without gradients."""
-        return self._reduced(x, dist.ReduceOp.MAX)
+    def max(self, *tensors: Tensor) -> list[Tensor]:
+        """Each tensor's largest values over ranks, without gradients: one collective for all of them."""
+        return self._reduced(tensors, dist.ReduceOp.MAX)
 
-    def _reduced(self, x: Tensor, how: Any) -> Tensor:
-        if self.size == 1:
-            return x
-        x = x.detach().clone()
-        dist.all_reduce(x, how)
-        return x
+    def _reduced(self, tensors: Sequence[Tensor], how: Any) -> list[Tensor]:
+        if self.size == 1 or not tensors:
+            return list(tensors)
+        flat = torch.cat([x.detach().reshape(-1) for x in tensors])
+        dist.all_reduce(flat, how)
+        pieces = flat.split_with_sizes([x.numel() for x in tensors])
+        return [piece.view(x.shape) for piece, x in zip(pieces, tensors, strict=True)]
 
-    def gather(self, x: Tensor) -> tuple[Tensor, int]:
-        """Rows of every rank (sum of B, ...), with gradients to all of them, and where this rank's begin."""
-        if self.size == 1:
-            return x, 0
-        counts = torch.zeros(self.size, dtype=torch.int64, device=x.device)
-        counts[self.rank] = len(x)
+    def gather(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, int]]:
+        """For each tensor (B, ...), every rank's rows (sum of B, ...) and where this rank's begin; with gradients.
+
+        Two collectives for all of them, and one in the backward pass.
+        """
+        if self.size == 1 or not tensors:
+            return [(x, 0) for x in tensors]
+        counts = torch.zeros(self.size, len(tensors), dtype=torch.int64, device=self.device)
+        counts[self.rank] = torch.tensor([len(x) for x in tensors])
         dist.all_reduce(counts)
-        lengths = counts.tolist()
-        padded = torch.cat([x, x.new_zeros(max(lengths) - len(x), *x.shape[1:])])
-        pieces: Tensor = _Gathered.apply(padded, self.size)  # type: ignore[no-untyped-call]
-        rows = torch.cat([piece[:length] for piece, length in zip(pieces, lengths, strict=True)])
-        return rows, sum(lengths[: self.rank])
+        lengths: list[list[int]] = counts.T.tolist()
+        padded = [
+            torch.cat([x, x.new_zeros(max(own) - len(x), *x.shape[1:])])
+            for x, own in zip(tensors, lengths, strict=True)
+        ]
+        flat = torch.cat([x.reshape(-1) for x in padded])
+        pieces: Tensor = _Gathered.apply(flat, self.size)  # type: ignore[no-untyped-call]
+        of_each = pieces.split_with_sizes([x.numel() for x in padded], dim=1)
+        found = []
+        for x, own, ranks in zip(padded, lengths, of_each, strict=True):
+            rows = torch.cat([piece.view(x.shape)[:length] for piece, length in zip(ranks, own, strict=True)])
+            found.append((rows, sum(own[: self.rank])))
+        return found
 
     def any_of(self, flags: Sequence[bool]) -> list[bool]:
         """For each flag, whether it is set on any rank: one collective."""

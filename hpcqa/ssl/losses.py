@@ -7,6 +7,8 @@ global batch, however unevenly it was split.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -17,28 +19,30 @@ SINKHORN_ITERATIONS = 3
 
 
 @torch.no_grad()
-def sinkhorn(scores: Tensor, temperature: float, world: World) -> Tensor:
+def sinkhorn(groups: Sequence[Tensor], temperature: float, world: World) -> list[Tensor]:
     """Balanced targets: every image has mass 1, every prototype gets the same over the global batch.
 
     Args:
-        scores: float (M, K) of the teacher; M may differ between ranks and be 0.
+        groups: float (M, K) scores of the teacher, each group balanced by itself; M may differ between ranks and be 0.
         temperature: of the teacher.
 
     Returns:
-        float32 (M, K), rows of sum 1.
+        float32 (M, K) of each group, rows of sum 1.
 
     Source: Caron et al. 2020 (arXiv:2006.09882) algorithm 1; used in DINOv2 (arXiv:2304.07193) section 4.
     """
-    scores = scores.float() / temperature
+    groups = [scores.float() / temperature for scores in groups]
     # The largest score of the global batch goes out first, so that exp() cannot overflow.
-    highest = scores.max() if scores.numel() else scores.new_tensor(-torch.inf)
-    targets = torch.exp(scores - world.max(highest))
+    highest = world.max(*(scores.max() if scores.numel() else scores.new_tensor(-torch.inf) for scores in groups))
+    groups = [scores.sub_(top).exp_() for scores, top in zip(groups, highest, strict=True)]
     # The published form also divides by the sum of all and by the numbers of prototypes and images. Such factors cancel
     # in the next division of the rows, and each would be one more collective.
     for _ in range(SINKHORN_ITERATIONS):
-        targets = targets / world.sum(targets.sum(0)).clamp(min=1e-30)
-        targets = targets / targets.sum(1, keepdim=True).clamp(min=1e-30)
-    return targets
+        columns = world.sum(*(targets.sum(0) for targets in groups))
+        for targets, column in zip(groups, columns, strict=True):
+            targets.div_(column.clamp(min=1e-30))
+            targets.div_(targets.sum(1, keepdim=True).clamp(min=1e-30))
+    return groups
 
 
 @torch.no_grad()
@@ -50,8 +54,8 @@ def centred(scores: Tensor, centre: Tensor, temperature: float) -> Tensor:
 @torch.no_grad()
 def moved_centre(centre: Tensor, scores: Tensor, world: World, momentum: float = 0.9) -> Tensor:
     """The centre (K,) after a batch of teacher scores (M, K) over all ranks. Source: arXiv:2104.14294 eq. 4."""
-    count = world.sum(centre.new_tensor(float(len(scores))))
-    return centre * momentum + (1 - momentum) * world.sum(scores.float().sum(0)) / count.clamp(min=1)
+    total, count = world.sum(scores.float().sum(0), centre.new_tensor(float(len(scores))))
+    return centre * momentum + (1 - momentum) * total / count.clamp(min=1)
 
 
 def cross_entropy(scores: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -93,19 +97,25 @@ def ibot(student: Tensor, teacher: Tensor, image: Tensor, num_images: int, tempe
     return (cross_entropy(student, teacher, temperature) / masked[image]).sum() * share
 
 
-def koleo(features: Tensor, world: World, share: float) -> Tensor:
+def koleo(groups: Sequence[Tensor], world: World, shares: Sequence[float]) -> list[Tensor]:
     """Spread of the features: -log of the distance to the nearest other one of the global batch.
 
     Args:
-        features: float (B, D) of this rank.
+        groups: float (B, D) features of this rank, each group by itself.
+        shares: of each group.
 
     Raises:
-        ValueError: the global batch has a single image, which has no neighbour.
+        ValueError: the global batch of a group has a single image, which has no neighbour.
 
     Source: Sablayrolles et al. 2018 (arXiv:1806.03198) eq. 3.
     """
-    own = F.normalize(features.float(), dim=-1, eps=1e-8)
-    every, start = world.gather(own)
+    unit = [F.normalize(features.float(), dim=-1, eps=1e-8) for features in groups]
+    gathered = world.gather(unit)
+    return [_koleo(own, *found, share) for own, found, share in zip(unit, gathered, shares, strict=True)]
+
+
+def _koleo(own: Tensor, every: Tensor, start: int, share: float) -> Tensor:
+    """The loss of unit features (B, D) that begin at row `start` of every rank's."""
     if len(every) < 2:
         raise ValueError("KoLeo needs at least two images in the global batch.")
     with torch.no_grad():

@@ -26,6 +26,10 @@ from hpcqa.ssl.vit import VisionTransformer, from_architecture
 INJECTED, LARGE, SMALL = 20000, 20001, 20003
 
 
+# A view, and which of its losses: "dino" or "ibot".
+TargetKey = tuple[str, str]
+
+
 @dataclass
 class Task:
     """What the networks are asked about one view in one step. `total` counts the images of all ranks.
@@ -192,10 +196,13 @@ class Teacher:
         gathered.load_state_dict(whole(sharded.state_dict()))
         return gathered.to(next(iter(local(sharded.parameters()))).device).eval()
 
-    def targets(self, kind: str, scores: Tensor, temperature: float, world: World) -> Tensor:
-        """Balanced targets (M, K) of teacher scores (M, K)."""
+    def targets(self, scores: Mapping[TargetKey, Tensor], temperature: float, world: World) -> dict[TargetKey, Tensor]:
+        """Balanced targets (M, K) for teacher scores (M, K), each balanced by itself, in the same collectives."""
         if self.network.ssl.centring == "sinkhorn":
-            return losses.sinkhorn(scores, temperature, world)
+            return dict(zip(scores, losses.sinkhorn(list(scores.values()), temperature, world), strict=True))
+        return {key: self._centred(key[1], own, temperature, world) for key, own in scores.items()}
+
+    def _centred(self, kind: str, scores: Tensor, temperature: float, world: World) -> Tensor:
         targets = losses.centred(scores, self.centres[kind], temperature)
         self.centres[kind] = losses.moved_centre(self.centres[kind], scores, world)
         return targets
@@ -211,20 +218,17 @@ class Targets:
 
 def targets_of(teacher: Teacher, tasks: Mapping[str, Task], point: Point, world: World) -> dict[str, Targets]:
     """What the teacher asks of the student, for every view with crops."""
-    result = {}
-    for view, task in tasks.items():
-        if task.crops is None:
-            continue
-        answers = teacher.network.teach(view, task.crops)
-        crops: list[Tensor] = []
+    scores: dict[TargetKey, Tensor] = {}
+    with_crops = {view: task.crops for view, task in tasks.items() if task.crops is not None}
+    for view, crops in with_crops.items():
+        answers = teacher.network.teach(view, crops)
         if answers.crops:
-            both = teacher.targets("dino", torch.cat(answers.crops), point.teacher_temperature, world)
-            crops = list(both.chunk(2))
-        patches = None
+            scores[view, "dino"] = torch.cat(answers.crops)
         if answers.patches is not None:
-            patches = teacher.targets("ibot", answers.patches, point.teacher_temperature, world)
-        result[view] = Targets(crops, patches)
-    return result
+            scores[view, "ibot"] = answers.patches
+    balanced = teacher.targets(scores, point.teacher_temperature, world)
+    crops_of = {view: balanced[view, "dino"].chunk(2) if (view, "dino") in balanced else () for view in with_crops}
+    return {view: Targets(list(crops_of[view]), balanced.get((view, "ibot"))) for view in with_crops}
 
 
 def terms_of(
@@ -239,18 +243,18 @@ def terms_of(
     for view, task in tasks.items():
         answer, share = answers[view], world.size / task.total
         if task.crops is not None:
-            terms |= _crop_terms(view, answer, targets[view], task.crops, ssl, world, share)
+            terms |= _crop_terms(view, answer, targets[view], task.crops, ssl, share)
         if task.injected is not None and answer.defects is not None:
             whole, patch = answer.defects
             loss = losses.defects(whole, patch, task.injected.kinds, task.injected.patches, share)
             terms[f"defect_{view}"] = ssl.defect_weight * loss
         if task.numbers is not None and answer.numbers is not None:
             terms[f"number_{view}"] = ssl.number_weight * losses.numbers(answer.numbers, task.numbers, share)
-    return terms
+    return terms | _spread_terms(answers, tasks, ssl, world)
 
 
 def _crop_terms(
-    view: str, answer: Answers, targets: Targets, crops: Crops, ssl: SslConfig, world: World, share: float
+    view: str, answer: Answers, targets: Targets, crops: Crops, ssl: SslConfig, share: float
 ) -> dict[str, Tensor]:
     terms = {}
     if targets.crops:
@@ -261,9 +265,18 @@ def _crop_terms(
             answer.patches, targets.patches, masked.nonzero()[:, 0], len(masked), ssl.temperature, share / 2
         )
         terms[f"ibot_{view}"] = ssl.ibot_weight * loss
-    if ssl.koleo_weight and answer.features is not None:
-        terms[f"koleo_{view}"] = ssl.koleo_weight * losses.koleo(answer.features, world, share)
     return terms
+
+
+def _spread_terms(
+    answers: Mapping[str, Answers], tasks: Mapping[str, Task], ssl: SslConfig, world: World
+) -> dict[str, Tensor]:
+    features = {view: answer.features for view, answer in answers.items() if answer.features is not None}
+    if not ssl.koleo_weight:
+        return {}
+    shares = [world.size / tasks[view].total for view in features]
+    spreads = losses.koleo(list(features.values()), world, shares)
+    return {f"koleo_{view}": ssl.koleo_weight * loss for view, loss in zip(features, spreads, strict=True)}
 
 
 def parameter_groups(learner: Learner, layer_decay: float) -> list[dict[str, object]]:

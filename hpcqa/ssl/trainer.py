@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -221,18 +222,17 @@ class Trainer:
             found, extra = self._piece(piece, images.step, point, is_last)
             for name, value in found.items():
                 terms[name] = terms.get(name, torch.zeros((), device=value.device)) + value.detach()
-        values = torch.stack(list(terms.values()))
-        norm = clipped(state.student.parameters(), ssl.clip or float("inf"))
-        (bad,) = self.world.any_of([not bool(torch.isfinite(values).all() & torch.isfinite(norm))])
-        if bad:
+        values = torch.stack([*terms.values(), clipped(state.student.parameters(), ssl.clip or float("inf"))])
+        # What is not finite on one rank is not finite in the sum, which all ranks see: they agree.
+        *means, norm = (self.world.sum(values)[0] / self.world.size).tolist()
+        if not all(map(math.isfinite, [*means, norm])):
             self._skip(images, "a loss that is not finite")
             return None
         self._update(point)
         state.counters.skipped_in_a_row = 0
-        means = (self.world.sum(values) / self.world.size).tolist()
         named = {f"loss_{name}": value for name, value in zip(terms, means, strict=True)}
         return {
-            "loss": sum(means), **named, **extra, "grad_norm": float(norm), "lr": point.lr,
+            "loss": sum(means), **named, **extra, "grad_norm": norm, "lr": point.lr,
             "momentum": point.momentum, "skipped": float(state.counters.skipped),
         }  # fmt: skip
 

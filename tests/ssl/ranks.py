@@ -40,23 +40,25 @@ def train_until_stopped(world: World, folder: Path, **more: object) -> None:
 
 
 def measure(world: World, folder: Path) -> None:
-    """Losses and gradients of unevenly split features, from all ranks."""
+    """Losses and gradients of two unevenly split groups of features, from all ranks."""
     generator = torch.Generator().manual_seed(1)
-    whole = torch.randn(7, 5, generator=generator)
-    edges = [0, 7] if world.size == 1 else [0, 2, 7]
-    mine = whole[edges[world.rank] : edges[world.rank + 1]].clone().requires_grad_()
-    share = world.size / 7
-    loss = losses.koleo(mine, world, share)
-    loss.backward()
+    whole = [torch.randn(num, 5, generator=generator) for num in (7, 5)]
+    edges = {1: ((0, 7), (0, 5)), 2: ((0, 2, 7), (0, 4, 5))}[world.size]
+    mine = [
+        one[own[world.rank] : own[world.rank + 1]].clone().requires_grad_()
+        for one, own in zip(whole, edges, strict=True)
+    ]
+    spreads = losses.koleo(mine, world, [world.size / len(one) for one in whole])
+    torch.stack(spreads).sum().backward()
     targets = losses.sinkhorn(mine, 0.1, world)
-    centre = losses.moved_centre(torch.zeros(5), mine, world)
-    total = world.sum(loss.detach()) / world.size
-    assert mine.grad is not None
-    rows = [world.gather(piece.detach())[0] for piece in (mine.grad / world.size, targets)]
+    centre = losses.moved_centre(torch.zeros(5), mine[0], world)
+    totals = [total / world.size for total in world.sum(*(loss.detach() for loss in spreads))]
+    gradients = [one.grad / world.size for one in mine if one.grad is not None]
+    rows = [found for found, _ in world.gather([*gradients, *targets])]
     flags = world.any_of([world.rank == world.size - 1, False])
     if world.is_first:
-        torch.save({"koleo": total, "gradient": rows[0], "targets": rows[1], "centre": centre, "flags": flags},
-                   folder / f"measured-{world.size}.pt")  # fmt: skip
+        torch.save({"koleo": torch.stack(totals), "gradient": torch.cat(rows[:2]), "targets": torch.cat(rows[2:]),
+                    "centre": centre, "flags": flags}, folder / f"measured-{world.size}.pt")  # fmt: skip
 
 
 def everything(world: World, folder: Path) -> None:

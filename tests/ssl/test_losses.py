@@ -28,14 +28,24 @@ def test_sinkhorn_against_the_papers_algorithm():
     for _ in range(3):
         q /= q.sum(1, keepdims=True) * 6
         q /= q.sum(0, keepdims=True) * 10
-    found = losses.sinkhorn(tensor(scores), 0.05, WORLD)
+    (found,) = losses.sinkhorn([tensor(scores)], 0.05, WORLD)
     assert np.allclose(found.numpy(), (q * 10).T, atol=1e-5)
     assert torch.allclose(found.sum(1), torch.ones(10))
 
 
 def test_sinkhorn_of_nothing_and_of_huge_scores():
-    assert losses.sinkhorn(torch.zeros(0, 4), 0.05, WORLD).shape == (0, 4)
-    assert torch.isfinite(losses.sinkhorn(1e4 * torch.randn(5, 4), 0.04, WORLD)).all()
+    nothing, huge = losses.sinkhorn([torch.zeros(0, 4), 1e4 * torch.randn(5, 4)], 0.04, WORLD)
+    assert nothing.shape == (0, 4)
+    assert torch.isfinite(huge).all()
+
+
+def test_sinkhorn_balances_each_group_by_itself_and_leaves_the_scores_alone():
+    groups = [tensor(RNG.uniform(-1, 1, (num, 6))) for num in (10, 4)]
+    before = [scores.clone() for scores in groups]
+    both = losses.sinkhorn(groups, 0.05, WORLD)
+    assert all(torch.equal(scores, kept) for scores, kept in zip(groups, before, strict=True))
+    for scores, found in zip(groups, both, strict=True):
+        assert torch.equal(found, losses.sinkhorn([scores], 0.05, WORLD)[0])
 
 
 def test_softmax_centring():
@@ -77,17 +87,18 @@ def test_koleo():
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     distance = np.linalg.norm(unit[:, None] - unit[None], axis=-1) + 9 * np.eye(6)
     expected = -np.log(distance.min(1)).mean()
-    assert float(losses.koleo(tensor(features), WORLD, 1 / 6)) == pytest.approx(expected, rel=1e-4)
+    (found,) = losses.koleo([tensor(features)], WORLD, [1 / 6])
+    assert float(found) == pytest.approx(expected, rel=1e-4)
 
 
 def test_koleo_of_equal_features_is_finite_and_of_one_is_an_error():
     same = torch.ones(3, 4, requires_grad=True)
-    loss = losses.koleo(same, WORLD, 1 / 3)
+    (loss,) = losses.koleo([same], WORLD, [1 / 3])
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(same.grad).all()
     with pytest.raises(ValueError, match="at least two"):
-        losses.koleo(torch.ones(1, 4), WORLD, 1.0)
+        losses.koleo([torch.ones(1, 4)], WORLD, [1.0])
 
 
 def test_defects():
