@@ -6,6 +6,7 @@ Everything here is compiled (numba) and releases the GIL. Shapes: r, c working p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,20 +29,35 @@ def _gather(mean: np.ndarray, count: np.ndarray, enough: int, cell: int) -> tupl
     """A quarter of the working pixels of each cell, (cells, n) with infinity at the end, and how many there are."""
     rows, cols = mean.shape
     down, across = -(-rows // cell), -(-cols // cell)
-    values = np.full((down * across, (cell // 2 + 1) ** 2), np.float32(np.inf))
+    values = np.empty((down * across, (cell // 2 + 1) ** 2), np.float32)
     numbers = np.zeros(down * across, np.int64)
     for i in range(0, rows, 2):
+        whole = _least(count[i]) >= enough
         for m in range(across):
             place = i // cell * across + m
             number = numbers[place]
             # Every second column, beginning with the second one in every other row that is taken.
-            for j in range(m * cell + (i // 2 + m * cell) % 2, min((m + 1) * cell, cols), 2):
-                values[place, number] = mean[i, j]
-                number += 1 if count[i, j] >= enough else 0
+            first, last = m * cell + (i // 2 + m * cell) % 2, min((m + 1) * cell, cols)
+            if whole:
+                for j in range(first, last, 2):
+                    values[place, number] = mean[i, j]
+                    number += 1
+            else:
+                for j in range(first, last, 2):
+                    values[place, number] = mean[i, j]
+                    number += 1 if count[i, j] >= enough else 0
             numbers[place] = number
     for place in range(numbers.size):
         values[place, numbers[place] :] = np.float32(np.inf)
     return values, numbers
+
+
+@fast_kernel
+def _least(values: np.ndarray) -> Any:
+    least = values[0]
+    for k in range(values.shape[0]):
+        least = values[k] if values[k] < least else least
+    return least
 
 
 @kernel
@@ -78,22 +94,52 @@ def _without_bumps(mesh: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 @kernel
-def _residual(mean: np.ndarray, count: np.ndarray, mesh: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarray]:
-    """The binned image less the local background (0 where nothing is valid), and that background.
+def _smooth_residual(mean: np.ndarray, count: np.ndarray, mesh: np.ndarray, cell: int, radius: int) -> np.ndarray:
+    """The working image less the local background (0 where nothing is valid), averaged over squares.
 
-    The mesh is interpolated between the centres of its cells: along its rows first, once for each of them.
+    The squares have 2 radius + 1 pixels along a side, and zeros outside of the image. In one pass, of which only the
+    result is written to memory.
     """
     rows, cols = mean.shape
+    lines = _along_rows(mesh, cell, cols)
+    out = np.empty_like(mean)
+    kept = np.zeros((2 * radius + 1, cols), np.float32)
+    wide = np.zeros(cols + 2 * radius, np.float32)
+    for i in range(rows + radius):
+        place = kept[i % (2 * radius + 1)]
+        if i < rows:
+            top, down, part = _between(i, cell, mesh.shape[0])
+            _residual_row(mean[i], count[i], lines[top], lines[down], part, wide[radius : radius + cols])
+            _add_shifted(wide, radius, place)
+        else:
+            place[:] = 0
+        if i >= radius:
+            _add_rows(kept, np.float32(1.0 / (2 * radius + 1) ** 2), out[i - radius])
+    return out
+
+
+@kernel
+def _along_rows(mesh: np.ndarray, cell: int, cols: int) -> np.ndarray:
+    """The mesh interpolated between the centres of its cells, along its rows."""
     lines = np.empty((mesh.shape[0], cols), np.float32)
     for j in range(cols):
         left, right, part = _between(j, cell, mesh.shape[1])
         for k in range(mesh.shape[0]):
             lines[k, j] = mesh[k, left] * (_ONE - part) + mesh[k, right] * part
-    out, background = np.empty_like(mean), np.empty_like(mean)
-    for i in range(rows):
-        top, down, part = _between(i, cell, mesh.shape[0])
-        _residual_row(mean[i], count[i], lines[top], lines[down], part, out[i], background[i])
-    return out, background
+    return lines
+
+
+@kernel
+def _local_at(mesh: np.ndarray, cell: int, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """The mesh interpolated at working pixels: (n,) float64, ADU."""
+    out = np.empty(rows.size)
+    for k in range(rows.size):
+        top, down, part_row = _between(rows[k], cell, mesh.shape[0])
+        left, right, part = _between(cols[k], cell, mesh.shape[1])
+        above = mesh[top, left] * (_ONE - part) + mesh[top, right] * part
+        below = mesh[down, left] * (_ONE - part) + mesh[down, right] * part
+        out[k] = above * (_ONE - part_row) + below * part_row
+    return out
 
 
 @kernel
@@ -106,41 +152,32 @@ def _between(place: int, cell: int, num: int) -> tuple[int, int, np.float32]:
 
 @fast_kernel
 def _residual_row(
-    mean: np.ndarray,
-    count: np.ndarray,
-    above: np.ndarray,
-    below: np.ndarray,
-    part: np.float32,
-    out: np.ndarray,
-    background: np.ndarray,
+    mean: np.ndarray, count: np.ndarray, above: np.ndarray, below: np.ndarray, part: np.float32, out: np.ndarray
 ) -> None:
-    for j in range(mean.shape[0]):
-        local = above[j] * (_ONE - part) + below[j] * part
-        background[j] = local
-        out[j] = mean[j] - local if count[j] > 0 else _ZERO
+    for j in range(out.shape[0]):
+        out[j] = mean[j] - (above[j] * (_ONE - part) + below[j] * part) if count[j] > 0 else _ZERO
 
 
 @fast_kernel
-def box_mean(image: np.ndarray, radius: int) -> np.ndarray:
-    """Mean over a square of 2 radius + 1 pixels; zeros outside the image."""
-    rows, cols = image.shape
-    width = 2 * radius + 1
-    lines = np.empty_like(image)
-    for i in range(rows):
-        for j in range(cols):
-            lines[i, j] = image[i, j]
-        for shift in range(1, radius + 1):
-            for j in range(shift, cols):
-                lines[i, j] += image[i, j - shift]
-            for j in range(cols - shift):
-                lines[i, j] += image[i, j + shift]
-    out = np.zeros_like(image)
-    scale = np.float32(1.0 / (width * width))
-    for i in range(rows):
-        for k in range(max(i - radius, 0), min(i + radius + 1, rows)):
-            for j in range(cols):
-                out[i, j] += lines[k, j] * scale
-    return out
+def _add_shifted(wide: np.ndarray, radius: int, out: np.ndarray) -> None:
+    """Sums over 2 radius + 1 neighbours of a line with borders; the radius is 1 or 2."""
+    if radius == 1:
+        for j in range(out.shape[0]):
+            out[j] = wide[j] + wide[j + 1] + wide[j + 2]
+    else:
+        for j in range(out.shape[0]):
+            out[j] = (wide[j] + wide[j + 1]) + (wide[j + 2] + wide[j + 3]) + wide[j + 4]
+
+
+@fast_kernel
+def _add_rows(kept: np.ndarray, scale: np.float32, out: np.ndarray) -> None:
+    """The sum of three or five rows, scaled."""
+    if kept.shape[0] == 3:
+        for j in range(out.shape[0]):
+            out[j] = (kept[0, j] + kept[1, j] + kept[2, j]) * scale
+    else:
+        for j in range(out.shape[0]):
+            out[j] = ((kept[0, j] + kept[1, j]) + (kept[2, j] + kept[3, j]) + kept[4, j]) * scale
 
 
 def grow(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -175,23 +212,25 @@ class Sources:
     """The working image split into background and sources.
 
     Attributes:
-        residual: (r, c) float32, less the local background, ADU.
-        smooth: (r, c) float32, the residual smoothed as the sources were found.
+        smooth: (r, c) float32, the working image less the local background, smoothed as the sources were found, ADU.
         smooth_noise: its noise, ADU.
         found: (r, c) bool, detected pixels.
         near: (r, c) bool, detected pixels grown, less far where they would cover more than half of the image, and
             nothing if they cover it without growing.
         crowded: whether they are grown less far than elsewhere.
-        local: (r, c) float32, local background, ADU.
+        mesh: float32, the local background in cells of MESH x MESH working pixels, ADU.
     """
 
-    residual: np.ndarray
     smooth: np.ndarray
     smooth_noise: float
     found: np.ndarray
     near: np.ndarray
     crowded: bool
-    local: np.ndarray
+    mesh: np.ndarray
+
+    def local(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        """The local background at some working pixels: (n,) float64, ADU."""
+        return _local_at(self.mesh, MESH, rows, cols)
 
 
 @kernel
@@ -225,12 +264,11 @@ def find_sources(scanned: Scan, *, level: float) -> Sources:
     step = scanned.step
     enough = max(1, step * step // 2)
     mesh = _without_bumps(*_mesh(scanned, enough, MESH, level))
-    residual, local = _residual(scanned.mean, scanned.count, mesh, MESH)
-    smooth = box_mean(residual, 2 if step <= 2 else 1)
+    smooth = _smooth_residual(scanned.mean, scanned.count, mesh, MESH, 2 if step <= 2 else 1)
     noise = _lower_sigma(smooth, scanned.count, enough)
     found = _above(smooth, scanned.count, max(SOURCE_SIGMA * noise, 1e-6 * max(abs(level), 1e-3)))
     near, crowded = _grown(found, max(1, -(-GROW_PIXELS // step)))
-    return Sources(residual, smooth, float(noise), found, near, crowded, local)
+    return Sources(smooth, float(noise), found, near, crowded, mesh)
 
 
 def _grown(found: np.ndarray, pixels: int) -> tuple[np.ndarray, bool]:
@@ -288,11 +326,37 @@ def cells(
             for which in range(4):
                 add_binned(lines[which], side, sums[which, i // side])
             lines[:] = 0
-    out = np.empty((2, shape[0], shape[1]), np.float32)
-    counts = np.empty((2, shape[0], shape[1]), np.float32)
+    return _means(sums, reference)
+
+
+@kernel
+def joined_cells(
+    mean: np.ndarray, count: np.ndarray, level: float, factor: int, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `cells` gives, from what it gave for cells that are smaller by a whole factor."""
+    sums = np.zeros((4, shape[0], shape[1]), np.float32)
+    cols = mean.shape[2]
+    reference = np.float32(level)
+    lines = np.empty((2, cols), np.float32)
+    for which in range(2):
+        for i in range(min(mean.shape[1], shape[0] * factor)):
+            for j in range(cols):
+                lines[1, j] = count[which, i, j]
+                lines[0, j] = (mean[which, i, j] - reference) * count[which, i, j] if count[which, i, j] > 0 else _ZERO
+            # What lies beyond the view is beyond the image.
+            width = min(cols, shape[1] * factor)
+            add_binned(lines[0, :width], factor, sums[2 * which, i // factor])
+            add_binned(lines[1, :width], factor, sums[2 * which + 1, i // factor])
+    return _means(sums, reference)
+
+
+@kernel
+def _means(sums: np.ndarray, reference: np.float32) -> tuple[np.ndarray, np.ndarray]:
+    rows, cols = sums.shape[1:]
+    out, counts = np.empty((2, rows, cols), np.float32), np.empty((2, rows, cols), np.float32)
     for which in range(2):
         counts[which] = sums[2 * which + 1]
-        for k in range(shape[0]):
+        for k in range(rows):
             _divide(sums[2 * which, k], counts[which, k], reference, out[which, k])
     return out, counts
 

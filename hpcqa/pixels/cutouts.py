@@ -8,13 +8,14 @@ from functools import lru_cache
 import numpy as np
 
 from hpcqa.config import ViewsConfig
-from hpcqa.pixels.background import Sources, cell_side, cells
+from hpcqa.pixels.background import Sources, cell_side, cells, joined_cells
 from hpcqa.pixels.kernels import fast_kernel, kernel
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import Sky
 from hpcqa.pixels.stars import Stars, X, Y
 
 _LARGEST = np.float32(np.finfo(np.float32).max)
+_LARGEST_HALF = np.float32(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ def binned(scanned: Scan, sources: Sources, sky: Sky, view: list[int]) -> Binned
     side = cell_side(scanned.mean.shape, (view[0], view[1]))
     mean, count = cells(scanned.mean, scanned.count, sources.near, sky.level, side, (view[0], view[1]))
     return Binned(mean, count, side * scanned.step)
+
+
+def coarser(fine: Binned, scanned: Scan, sources: Sources, sky: Sky, view: list[int]) -> Binned:
+    """As `binned`, from a view with cells of which a whole number fits into one of this one's, if they do."""
+    side = cell_side(scanned.mean.shape, (view[0], view[1]))
+    factor, rest = divmod(side * scanned.step, fine.bin)
+    if rest:
+        return binned(scanned, sources, sky, view)
+    mean, count = joined_cells(fine.mean, fine.count, sky.level, factor, (view[0], view[1]))
+    return Binned(mean, count, fine.bin * factor)
 
 
 def context_view(context: Binned, sky: Sky, views: ViewsConfig) -> np.ndarray:
@@ -91,9 +102,29 @@ def _asinh_argument(z: np.ndarray, scale: np.float32) -> np.ndarray:
     return out
 
 
+def relative_halves(values: np.ndarray, level: float, reference: float) -> np.ndarray:
+    """(values - level) / reference of a float32 map as float16, within its range; NaN stays NaN."""
+    sizes, relative = _relative(values, np.float32(level), np.float32(reference))
+    return _halves(sizes, relative).view(np.float16)
+
+
+@fast_kernel
+def _relative(values: np.ndarray, level: np.float32, reference: np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes and signs for `_halves`."""
+    sizes, relative = np.empty_like(values), np.empty_like(values)
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            value = (values[i, j] - level) / reference
+            relative[i, j] = value
+            sizes[i, j] = min(abs(value), _LARGEST_HALF) if abs(value) >= np.float32(0) else np.float32(np.nan)
+    return sizes, relative
+
+
 @kernel
 def _halves(sizes: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """The bits of float16 numbers, uint16: sizes from 0 to 65,000 with the signs of other numbers, rounded to even.
+    """The bits of float16 numbers, uint16: sizes from 0 to 65,504 with the signs of other numbers, rounded to even.
+
+    NaN stays NaN.
 
     Unlike numpy's conversion this takes vector instructions.
     """
@@ -110,6 +141,7 @@ def _halves(sizes: np.ndarray, signs: np.ndarray) -> np.ndarray:
                 word - np.uint32(0x38000000) + np.uint32(0xFFF) + ((word >> np.uint32(13)) & np.uint32(1))
             ) >> np.uint32(13)
             half = tiny if word < np.uint32(0x38800000) else usual
+            half = half if word <= np.uint32(0x7F800000) else np.uint32(0x7E00)
             out[i, j] = np.uint16(half | ((sign[i, j] >> np.uint32(16)) & np.uint32(0x8000)))
     return out
 
@@ -170,8 +202,7 @@ def detail_view(
     places += empty_places(scanned, sources, side, down * across - len(places))
     mosaic = np.zeros((views.detail[0], views.detail[1]), np.float32)
     where = np.array(places, np.int64).reshape(-1, 2)
-    small = np.clip(where // scanned.step, 0, np.array(sources.local.shape) - 1)
-    levels = sources.local[small[:, 0], small[:, 1]].astype(np.float64)
+    levels = sources.local(where[:, 0] // scanned.step, where[:, 1] // scanned.step)
     _mosaic(pixels, masked, where, levels, _scale(sky.noise, sky.level), mosaic, side)
     return stretch(mosaic, views.asinh_softening)
 
@@ -186,15 +217,23 @@ def star_places(stars: Stars, most: int) -> list[tuple[int, int]]:
 def _busy(near: np.ndarray, count: np.ndarray, width: int, rows: int, cols: int) -> np.ndarray:
     """Working pixels near a source or not valid in each square of `width`: (rows * cols,)."""
     busy = np.zeros(rows * cols, np.int64)
-    line = np.empty(cols * width, np.int32)
+    line = np.empty(cols * width, np.float32)
     for i in range(rows):
         line[:] = 0
         for k in range(i * width, (i + 1) * width):
-            for j in range(line.size):
-                line[j] += np.int32(near[k, j] | (count[k, j] == 0))
-        for j in range(line.size):
-            busy[i * cols + j // width] += line[j]
+            _add_busy(near[k], count[k], line)
+        for j in range(cols):
+            total = np.float32(0)
+            for m in range(j * width, (j + 1) * width):
+                total += line[m]
+            busy[i * cols + j] = int(total)
     return busy
+
+
+@fast_kernel
+def _add_busy(near: np.ndarray, count: np.ndarray, line: np.ndarray) -> None:
+    for j in range(line.size):
+        line[j] += np.float32(0) if (near[j] == 0) & (count[j] > 0) else np.float32(1)
 
 
 @lru_cache(maxsize=8)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from hpcqa.pixels.kernels import kernel
+from hpcqa.pixels.kernels import fast_kernel, kernel
 from hpcqa.pixels.stars import Peaks
+
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @kernel
@@ -61,6 +64,21 @@ def common_displacement(peaks: Peaks, *, most: int = 200, reach: float = 240.0, 
     return Pairs(above / (mean + 1.0) ** 0.5, above / len(rows), separation)
 
 
+@fast_kernel
+def _gradients(above: np.ndarray, row: np.ndarray, below: np.ndarray, found: np.ndarray) -> tuple[Any, Any, Any]:
+    """Sums over the detected pixels of a row: cos and sin of twice the gradient's angle, and their number."""
+    c = s = number = _ZERO
+    for j in range(1, row.shape[0] - 1):
+        gx, gy = row[j + 1] - row[j - 1], below[j] - above[j]
+        power = gx * gx + gy * gy
+        used = (power > _ZERO) & found[j]
+        share = _ONE / (power if used else _ONE)
+        c += (gx * gx - gy * gy) * share if used else _ZERO
+        s += (gx * gy + gx * gy) * share if used else _ZERO
+        number += _ONE if used else _ZERO
+    return c, s, number
+
+
 @kernel
 def gradient_coherence(image: np.ndarray, found: np.ndarray) -> tuple[float, float]:
     """How far the gradients over detected pixels share one axis.
@@ -69,18 +87,12 @@ def gradient_coherence(image: np.ndarray, found: np.ndarray) -> tuple[float, flo
         Two components (cos and sin of twice the angle) of the mean axis, each -1 to 1; (0, 0) for round sources. Each
         pixel counts once, whatever its gradient, so that a bright star does not outweigh the others.
     """
-    c = s = number = 0.0
+    c: Any = 0.0
+    s: Any = 0.0
+    number: Any = 0.0
     for i in range(1, image.shape[0] - 1):
-        for j in range(1, image.shape[1] - 1):
-            if not found[i, j]:
-                continue
-            gx = image[i, j + 1] - image[i, j - 1]
-            gy = image[i + 1, j] - image[i - 1, j]
-            power = gx * gx + gy * gy
-            if power > 0.0:
-                c += (gx * gx - gy * gy) / power
-                s += 2.0 * gx * gy / power
-                number += 1.0
+        row = _gradients(image[i - 1], image[i], image[i + 1], found[i])
+        c, s, number = c + row[0], s + row[1], number + row[2]
     if number == 0.0:
         return 0.0, 0.0
     return c / number, s / number

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ RINGS = HALF  # one-pixel rings of the radial profile
 MIN_SIGMA = 0.7  # sharper than any star: cosmic rays and hot pixels
 STACK_HALF = 16
 MOST_STACKED = 30
+_AT_ONCE = 64  # working pixels that are passed over together where none is bright
 
 # Columns of the table of shapes.
 X, Y, FLUX, SIGMA, E1, E2, SNR, PEAK, HALF_RADIUS, DIP, SATURATED = range(11)
@@ -73,13 +75,25 @@ def _is_peak(image: np.ndarray, i: int, j: int) -> bool:
 def _peaks(image: np.ndarray, threshold: np.float32, rows: np.ndarray, cols: np.ndarray, heights: np.ndarray) -> int:
     num = 0
     for i in range(1, image.shape[0] - 1):
-        for j in range(1, image.shape[1] - 1):
-            if image[i, j] > threshold and _is_peak(image, i, j):
-                if num == rows.shape[0]:
-                    return num
-                rows[num], cols[num], heights[num] = i, j, image[i, j]
-                num += 1
+        for start in range(1, image.shape[1] - 1, _AT_ONCE):
+            stop = min(start + _AT_ONCE, image.shape[1] - 1)
+            if not _any_above(image[i, start:stop], threshold):
+                continue
+            for j in range(start, stop):
+                if image[i, j] > threshold and _is_peak(image, i, j):
+                    if num == rows.shape[0]:
+                        return num
+                    rows[num], cols[num], heights[num] = i, j, image[i, j]
+                    num += 1
     return num
+
+
+@fast_kernel
+def _any_above(values: np.ndarray, threshold: np.float32) -> Any:
+    num = np.int32(0)
+    for j in range(values.shape[0]):
+        num += np.int32(values[j] > threshold)
+    return num > 0
 
 
 def find_peaks(scanned: Scan, sources: Sources, *, threshold: float = PEAK_SIGMA) -> Peaks:
@@ -349,11 +363,7 @@ def measure_stars(
     """
     candidates = slice(0, 3 * MOST_SHAPES)
     rows, cols = peaks.row[candidates].astype(np.int64), peaks.col[candidates].astype(np.int64)
-    small = (
-        np.minimum(rows // step, sources.residual.shape[0] - 1),
-        np.minimum(cols // step, sources.residual.shape[1] - 1),
-    )
-    local = sources.local[small].astype(np.float64)
+    local = sources.local(rows // step, cols // step)
     table = np.empty((MOST_SHAPES, NUM_SHAPE))
     facts = (noise if noise > 0 else 1e-6, 0.9 * saturation, max(step, 2))
     num, saturated, sharp = _measure(pixels, masked, rows, cols, local, facts, table)

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from hpcqa.pixels import background as bg
 from hpcqa.pixels.scan import scan, working_step
-from hpcqa.pixels.sky import sky
+from hpcqa.pixels.sky import skies, sky
 
 NO_MASK = np.zeros((512, 256), bool)
 
@@ -26,6 +26,19 @@ def test_sky_and_noise_of_pure_noise(seed):
     assert found.level == pytest.approx(300, abs=0.02 * 9)
     assert found.noise == pytest.approx(9, rel=0.02)
     assert found.spread == pytest.approx(9, rel=0.03)
+
+
+def test_the_sides_of_an_image_have_skies_of_their_own():
+    image = make_image(stars=0)
+    image[:, 100:] = 400 + 2 * (image[:, 100:] - 400) + 50
+    whole, left, right = skies(image, NO_MASK, 100)
+    assert (left.level, right.level) == (pytest.approx(400, abs=0.5), pytest.approx(450, abs=1.0))
+    assert right.noise == pytest.approx(2 * left.noise, rel=0.04)
+    assert whole.num == left.num + right.num
+    assert whole == sky(image, NO_MASK)
+    undivided = skies(image, NO_MASK, 256)
+    assert undivided[1] == undivided[0] == whole
+    assert undivided[2].num == 0
 
 
 def test_stars_hardly_move_the_sky():
@@ -89,17 +102,55 @@ def test_scan_bins_large_images(shape):
     np.testing.assert_allclose(found.mean[-1, -1], last.mean(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("split", [0, 141, 300])
+def test_scan_of_a_large_image_with_stars_faults_and_a_mask(split):
+    rng = np.random.default_rng(2)
+    image, masked = rng.normal(100, 5, (3100, 300)).astype(np.float32), np.zeros((3100, 300), bool)
+    image[rng.integers(0, 3100, 400), rng.integers(0, 300, 400)] += 1e4
+    image[40, 3], image[81, 160], image[202, 299] = np.nan, np.inf, -np.inf
+    masked[1000:1003, 30:60], masked[2500] = True, True
+    found = scan(image, masked, level=100.0, noise=5.0, split=split, saturation=9000.0)
+    assert found.step == 4
+    good = np.isfinite(image) & ~masked
+    assert (found.num_valid, found.num_masked) == (good.sum(), masked.sum())
+    cells = [
+        np.where(good, values, 0).reshape(775, 4, 75, 4).sum(axis=(1, 3)) for values in (image, np.ones(image.shape))
+    ]
+    np.testing.assert_array_equal(found.count, cells[1])
+    np.testing.assert_allclose(found.mean, cells[0] / cells[1], rtol=1e-5)
+    inside = good & (np.abs(image - 100) <= 25)
+    less = np.where(inside, image - 100, 0)
+    np.testing.assert_array_equal(found.col_count, inside.sum(0))
+    np.testing.assert_allclose(found.col_mean, less.sum(0) / inside.sum(0), atol=1e-4)
+    for side, part in ((0, slice(0, split)), (1, slice(split, None))):
+        np.testing.assert_array_equal(found.row_count[side], inside[:, part].sum(1))
+        means = less[:, part].sum(1) / np.maximum(inside[:, part].sum(1), 1)
+        np.testing.assert_allclose(found.row_mean[side], means, atol=1e-4)
+    np.testing.assert_array_equal(found.saturated, 4 * (image[::4] >= 9000).sum(0))
+
+
 def test_scan_counts_constant_rows():
     image = make_image(stars=0)
     image[10:13] = 7.0
     assert scanned(image).constant_rows == 3
 
 
-@pytest.mark.parametrize("radius", [1, 2, 3])
-def test_box_mean_is_a_uniform_filter(radius):
-    image = np.random.default_rng(0).normal(0, 1, (40, 30)).astype(np.float32)
-    expected = ndimage.uniform_filter(image, 2 * radius + 1, mode="constant")
-    np.testing.assert_allclose(bg.box_mean(image, radius), expected, atol=1e-5)
+@pytest.mark.parametrize("radius", [1, 2])
+def test_what_is_smoothed_is_the_image_less_the_interpolated_mesh(radius):
+    rng = np.random.default_rng(0)
+    image, count = rng.normal(0, 1, (40, 30)).astype(np.float32), (rng.random((40, 30)) < 0.9).astype(np.float32)
+    mesh = rng.normal(0, 1, (5, 4)).astype(np.float32)
+    found = bg.Sources(image, 1.0, image > 0, image > 0, False, mesh)
+    assert np.allclose(found.local(np.array([0, 500]), np.array([0, 500])), [mesh[0, 0], mesh[-1, -1]])
+    rows, cols = np.indices(image.shape)
+    local = bg._local_at(mesh, 8, rows.ravel(), cols.ravel()).reshape(image.shape)
+    # Linear between the centres of the cells, constant beyond the outermost ones.
+    places = [np.clip((np.arange(n) + 0.5) / 8 - 0.5, 0, m - 1) for n, m in zip(image.shape, mesh.shape, strict=True)]
+    expected = ndimage.map_coordinates(mesh, np.meshgrid(*places, indexing="ij"), order=1)
+    np.testing.assert_allclose(local, expected, atol=1e-5)
+    residual = np.where(count > 0, image - expected, 0)
+    smooth = bg._smooth_residual(image, count, mesh, 8, radius)
+    np.testing.assert_allclose(smooth, ndimage.uniform_filter(residual, 2 * radius + 1, mode="constant"), atol=1e-5)
 
 
 @given(seed=st.integers(0, 200), radius=st.integers(1, 5), share=st.floats(0, 0.3))
@@ -117,7 +168,7 @@ def add_glow(image, height):
 def test_a_wide_glow_is_background_and_not_a_source():
     found = bg.find_sources(scanned(add_glow(make_image(stars=0), 30)), level=400)
     assert found.found.mean() < 0.004
-    assert found.local[250, 120] == pytest.approx(430, abs=2.5)
+    assert found.local(np.array([250]), np.array([120]))[0] == pytest.approx(430, abs=2.5)
 
 
 def test_sources_cover_the_stars():
@@ -154,6 +205,18 @@ def test_cells_are_means_with_and_without_sources():
     assert number[1].sum() == (count * ~near).sum()
     assert np.isnan(out[:, 5:]).all()
     assert np.isnan(out[:, :, 4:]).all()
+
+
+@pytest.mark.parametrize(("factor", "shape"), [(2, (6, 5)), (3, (4, 3)), (2, (3, 4))])
+def test_cells_joined_are_the_larger_cells(factor, shape):
+    rng = np.random.default_rng(4)
+    mean, count = rng.normal(10, 1, (20, 14)).astype(np.float32), rng.integers(0, 3, (20, 14)).astype(np.float32)
+    near = rng.random((20, 14)) < 0.3
+    fine = bg.cells(mean, count, near, 10.0, 2, (12, 9))
+    joined = bg.joined_cells(*fine, 10.0, factor, shape)
+    expected = bg.cells(mean[: 2 * factor * shape[0]], count, near, 10.0, 2 * factor, shape)
+    for found, wanted in zip(joined, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 @given(rows=st.integers(1, 300), cols=st.integers(1, 300), height=st.integers(1, 64), width=st.integers(1, 64))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pixels_images import make_facts, make_image
 
 from hpcqa.config import ViewsConfig
-from hpcqa.pixels.cutouts import _halves, stretch
+from hpcqa.pixels.cutouts import _halves, relative_halves, stretch
 from hpcqa.pixels.views import look
 
 
@@ -133,3 +133,11 @@ def test_halves_are_rounded_as_numpy_rounds_them(values, negative):
     sizes = np.array([values], np.float32)
     signs = np.full_like(sizes, -1.0 if negative else 1.0)
     assert np.array_equal(_halves(sizes, signs), np.copysign(sizes, signs).astype(np.float16).view(np.uint16))
+
+
+def test_relative_halves_are_numpys():
+    rng = np.random.default_rng(0)
+    values = (rng.normal(0, 1, (40, 50)) * 10 ** rng.uniform(-9, 7, (40, 50))).astype(np.float32)
+    values[0, :4] = np.nan, np.inf, -np.inf, 3.0
+    expected = np.clip((values - np.float32(3)) / np.float32(7), -65504, 65504).astype(np.float16)
+    np.testing.assert_array_equal(relative_halves(values, 3.0, 7.0), expected)
