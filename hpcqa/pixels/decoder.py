@@ -86,7 +86,7 @@ def _needed(tile: Array, first_col: Whole, out: Array) -> Whole:
 
 
 @kernel
-def _rooms(tiles: Array) -> Array:
+def rooms(tiles: Array) -> Array:
     """Room for the values of the tiles that are decoded at once: int32, a row for each."""
     largest = np.int64(1)
     rows = lanes.NUM if tiles.shape[0] >= lanes.NUM else 1
@@ -176,33 +176,54 @@ def read_floats(
     Returns:
         -1, or the index of the first tile that is damaged.
     """
-    values = _rooms(tiles)
+    values = rooms(tiles)
     floats = np.empty(values.shape[1], np.float32)
-    following = 0
-    while following < tiles.shape[0]:
-        first = following
-        if tiles[first, 7] >= 0:
-            _place(extra[tiles[first, 7]], tiles[first], corner, out)
-            following += 1
-            continue
-        num = _needed(tiles[first], corner[1], out)
-        following += _decode_next(data, tiles, first, num, code, values)
-        if following == first:
+    first = 0
+    while first < tiles.shape[0]:
+        done = read_next(data, tiles, first, scaling, code, randoms, extra, corner, values, floats, out)
+        if done == 0:
             return first
-        for t in range(first, following):
-            # Whole rows are written where they belong.
-            direct = tiles[t, 5] == 1 and tiles[t, 4] == corner[1]
-            target = out[tiles[t, 3] - corner[0]] if direct else floats
-            _to_floats(values[t - first], num, t, tiles, scaling, code, randoms, target)
-            if not direct:
-                _place(floats, tiles[t], corner, out)
+        first += done
     return -1
+
+
+@kernel
+def read_next(
+    data: Array,
+    tiles: Array,
+    first: Whole,
+    scaling: tuple[Array, Array, Array, bool],
+    code: Array,
+    randoms: Array,
+    extra: Array,
+    corner: Array,
+    values: Array,
+    floats: Array,
+    out: Array,
+) -> Whole:
+    """Decode tile `first`, and those after it that go with it, into the window; how many, 0 if it is damaged.
+
+    `values` is `rooms(tiles)`, `floats` room for one of its rows; the rest is as for `read_floats`.
+    """
+    if tiles[first, 7] >= 0:
+        _place(extra[tiles[first, 7]], tiles[first], corner, out)
+        return 1
+    num = _needed(tiles[first], corner[1], out)
+    done = _decode_next(data, tiles, first, num, code, values)
+    for t in range(first, first + done):
+        # Whole rows are written where they belong.
+        direct = tiles[t, 5] == 1 and tiles[t, 4] == corner[1]
+        target = out[tiles[t, 3] - corner[0]] if direct else floats
+        _to_floats(values[t - first], num, t, tiles, scaling, code, randoms, target)
+        if not direct:
+            _place(floats, tiles[t], corner, out)
+    return done
 
 
 @kernel
 def read_integers(data: Array, tiles: Array, code: Array, extra: Array, corner: Array, out: Array) -> Whole:
     """As `read_floats`, for integer images: `extra` and `out` are int32."""
-    values = _rooms(tiles)[0]
+    values = rooms(tiles)[0]
     for t in range(tiles.shape[0]):
         if tiles[t, 7] >= 0:
             _place(extra[tiles[t, 7]], tiles[t], corner, out)
@@ -295,7 +316,7 @@ def read_binned(
 ) -> Whole:
     """`read_floats` and `bin_image` in one pass, for tiles as wide as the image; `shape` is the image's."""
     rows, cols = shape
-    values = _rooms(tiles)
+    values = rooms(tiles)
     floats = np.empty(values.shape[1], np.float32)
     sums, counts = np.zeros(cols, np.float64), np.zeros(cols, np.int32)
     whole = following = 0

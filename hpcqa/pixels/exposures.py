@@ -15,13 +15,15 @@ import numpy as np
 from hpcqa.config import Config
 from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.instruments.base import CcdContext, Instrument
+from hpcqa.pixels.cutouts import relative_halves
 from hpcqa.pixels.failures import BIT, in_words
 from hpcqa.pixels.fits import ExposureFile, open_exposure
-from hpcqa.pixels.fitsbytes import FileChanged, FileMissing, NoAnswer
+from hpcqa.pixels.fitsbytes import FileChanged, FileMissing, NoAnswer, Room
 from hpcqa.pixels.fitshdus import ImageHdu
 from hpcqa.pixels.masks import MaskFile, open_mask
 from hpcqa.pixels.measure import Facts
 from hpcqa.pixels.profiles import reference_level
+from hpcqa.pixels.sky import rows_apart
 from hpcqa.pixels.views import CcdViews, failure_of, look
 
 logger = logging.getLogger(__name__)
@@ -153,17 +155,18 @@ def _read_ccd(
     if len(hdu.shape) != 2 or min(hdu.shape) < config.shard.min_size:
         return CcdResult(None, BIT["wrong_shape"], f"{file.path}[{hdu.index}]: {hdu.shape} pixels")
     try:
-        pixels = file.read(hdu, out=_buffer(hdu.shape))
+        pixels, rest = file.read_part(hdu, rows_apart(hdu.shape), _buffer(hdu.shape), _room())
         mask = masks.load(hdu, row.context, instrument)
+        if rest is not None and failure_of(pixels[:: rows_apart(hdu.shape)], 1):
+            rest.read()
+            rest = None
+        failed = failure_of(pixels, config.shard.min_size)
+        if failed:
+            return CcdResult(None, failed, f"{file.path}[{hdu.index}]: {in_words(failed)}")
+        facts = facts_of(row, instrument, mask.problem, file.primary, hdu)
+        return CcdResult(look(pixels, mask.masked, facts, config.views, rest))
     except (DataError, EnvironmentProblem, OSError) as error:
         return CcdResult(None, _bit_of(error, "unreadable_pixels"), str(error))
-    failed = failure_of(pixels, config.shard.min_size)
-    if failed:
-        return CcdResult(None, failed, f"{file.path}[{hdu.index}]: {in_words(failed)}")
-    try:
-        return CcdResult(
-            look(pixels, mask.masked, facts_of(row, instrument, mask.problem, file.primary, hdu), config.views)
-        )
     except Exception as error:
         logger.exception("%s[%d]: cannot be measured", file.path, hdu.index)
         return CcdResult(None, BIT["not_measured"], f"{file.path}[{hdu.index}]: {type(error).__name__}: {error}")
@@ -178,6 +181,14 @@ def _buffer(shape: tuple[int, int]) -> np.ndarray:
     if buffer is None or buffer.shape != shape:
         buffer = _local.buffer = np.empty(shape, np.float32)
     return buffer
+
+
+def _room() -> Room:
+    """This thread's room for compressed bytes."""
+    if not hasattr(_local, "room"):
+        _local.room = Room()
+    room: Room = _local.room
+    return room
 
 
 def facts_of(row: CcdRow, instrument: Instrument, problem: str, primary: Mapping[str, Any], hdu: ImageHdu) -> Facts:
@@ -210,10 +221,8 @@ def relative_backgrounds(results: Sequence[CcdResult], shape: tuple[int, int]) -
         return Backgrounds(math.nan, maps, noise)
     level = float(np.median([view.level for view in seen]))
     reference = max(reference_level(level, 0.0), float(np.median([view.reference for view in seen])))
-    largest = float(np.finfo(np.float16).max)
     for place, result in enumerate(results):
         if result.views is not None:
-            relative = (result.views.background - level) / reference
-            maps[place] = np.clip(relative, -largest, largest)
-            noise[place] = np.clip(result.views.background_noise / reference, 0, largest)
+            maps[place] = relative_halves(result.views.background, level, reference)
+            noise[place] = relative_halves(result.views.background_noise, 0.0, reference)
     return Backgrounds(reference, maps, noise)

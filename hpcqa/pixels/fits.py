@@ -11,20 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from hpcqa.errors import DataError
 from hpcqa.instruments.base import Region
 from hpcqa.pixels import tiles
-from hpcqa.pixels.fitsbytes import ByteSource
+from hpcqa.pixels.fitsbytes import ByteSource, Room
 from hpcqa.pixels.fitshdus import FIRST_LOOK, ImageHdu, padded, read_headers
 from hpcqa.pixels.fitsheader import Header
 from hpcqa.pixels.fitsother import read_with_astropy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from hpcqa.pixels.scan import Sums
 
 _PLAIN_KINDS = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
@@ -78,6 +80,34 @@ class ExposureFile:
         """
         rows, cols = hdu.shape
         return self._rectangle(hdu, Region(0, rows, 0, cols), out)
+
+    def read_part(
+        self, hdu: ImageHdu, every: int, out: NDArray[np.float32] | None = None, room: Room | None = None
+    ) -> tuple[NDArray[np.float32], Rest | None]:
+        """The image, of which only each `every`-th row is decoded yet if its rows are compressed one by one.
+
+        Args:
+            hdu, out: as for `read`.
+            every: rows of which one is decoded at once.
+            room: for the compressed bytes; it belongs to the rest until that is read.
+
+        Returns:
+            As `read`, and how to get the other rows; None if all are there.
+
+        Raises:
+            DataError: as `read`.
+        """
+        rows, cols = hdu.shape
+        whole = Region(0, rows, 0, cols)
+        job = _Job.prepare(self._source, hdu, whole, room) if hdu.compressed and every > 1 else None
+        if job is None or not job.layout.quantised or job.layout.tile != (1, cols):
+            return self.read(hdu, out), None
+        self._expect_next(hdu)
+        out = _target(out, hdu.shape, np.float32)
+        coded = job.coded()
+        taken = np.arange(rows) % every == 0
+        Rest(job, coded.only(taken), out).read()
+        return out, Rest(job, coded.only(~taken), out)
 
     def read_rectangle(self, hdu: ImageHdu, region: Region) -> NDArray[np.float32]:
         """As `read`, for a rectangle that lies inside the image; only its tiles are read and decoded."""
@@ -216,6 +246,56 @@ def _mask_for(masked: NDArray[np.bool_] | None, shape: tuple[int, int]) -> NDArr
     return np.ascontiguousarray(masked)
 
 
+class _Coded(NamedTuple):
+    """Tiles as the functions of decoder.py take them; see there."""
+
+    data: NDArray[np.uint8]
+    tiles: NDArray[np.int64]
+    scaling: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32], bool]
+    code: NDArray[np.int64]
+    randoms: NDArray[np.float32]
+    extra: NDArray[Any]
+
+    def only(self, chosen: NDArray[np.bool_]) -> _Coded:
+        """Some of the tiles."""
+        scales, zeros, blanks, has_blank = self.scaling
+        scaling = scales[chosen], zeros[chosen], blanks[chosen], has_blank
+        return self._replace(tiles=self.tiles[chosen], scaling=scaling)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Rows of an image that are still compressed; see ExposureFile.read_part."""
+
+    job: _Job
+    coded: _Coded
+    out: NDArray[np.float32]
+
+    def read(self) -> None:
+        """Decode them into the image.
+
+        Raises:
+            DataError: one is damaged.
+        """
+        from hpcqa.pixels import decoder
+
+        self.job.check(self.coded, decoder.read_floats(*self.coded, np.zeros(2, np.int64), self.out))
+
+    def scan(self, masked: NDArray[np.bool_], sums: Sums) -> None:
+        """Decode them into the image, and add all of its rows to a scan.
+
+        Raises:
+            DataError: one is damaged.
+        """
+        from hpcqa.pixels import readscan
+
+        hidden = masked.view(np.uint8)
+        failed = readscan.read_and_scan(
+            self.coded, self.out, hidden, sums.step, sums.split, sums.facts, sums.arrays, sums.numbers
+        )
+        self.job.check(self.coded, failed)
+
+
 @dataclass
 class _Job:
     """The compressed bytes and the tiles of a rectangle."""
@@ -227,7 +307,7 @@ class _Job:
     base: int
 
     @classmethod
-    def prepare(cls, source: ByteSource, hdu: ImageHdu, region: Region) -> _Job | None:
+    def prepare(cls, source: ByteSource, hdu: ImageHdu, region: Region, room: Room | None = None) -> _Job | None:
         """Read what the rectangle needs; None if our decoder can't have it."""
         from hpcqa.pixels import rice
 
@@ -248,11 +328,11 @@ class _Job:
         if not layout.ours:
             return None
         base, end = int(table.starts.min()), int((table.starts + table.sizes).max())
-        data = source.read_padded(hdu.data_offset + layout.heap + base, end - base, rice.PADDING)
+        data = source.read_padded(hdu.data_offset + layout.heap + base, end - base, rice.PADDING, room)
         return cls(where, layout, table, data, base)
 
-    def run(self, kernel: str, *arguments: Any) -> None:
-        """Call a function of decoder.py on the tiles."""
+    def coded(self) -> _Coded:
+        """All that the decoder needs."""
         from hpcqa.pixels import decoder
 
         layout, table = self.layout, self.table
@@ -260,14 +340,28 @@ class _Job:
         starts = table.starts - self.base
         block = np.column_stack([starts, starts + table.sizes, table.index, table.boxes, places]).astype(np.int64)
         coding = layout.block, layout.byte_pix, layout.dither, layout.dither_start, layout.codec == tiles.PLIO
-        code = np.array(coding, np.int64)
+        scaling = table.scales, table.zeros, table.blanks, table.has_blank
+        return _Coded(self.data, block, scaling, np.array(coding, np.int64), decoder.RANDOMS, extra)
+
+    def run(self, kernel: str, *arguments: Any) -> None:
+        """Call a function of decoder.py on the tiles."""
+        from hpcqa.pixels import decoder
+
+        coded = self.coded()
         if kernel == "read_integers":
-            failed = decoder.read_integers(self.data, block, code, extra, *arguments)
+            failed = decoder.read_integers(coded.data, coded.tiles, coded.code, coded.extra, *arguments)
         else:
-            scaling = table.scales, table.zeros, table.blanks, table.has_blank
-            failed = getattr(decoder, kernel)(self.data, block, scaling, code, decoder.RANDOMS, extra, *arguments)
+            failed = getattr(decoder, kernel)(*coded, *arguments)
+        self.check(coded, failed)
+
+    def check(self, coded: _Coded, failed: int) -> None:
+        """Say which tile is damaged, if one is.
+
+        Raises:
+            DataError: one is.
+        """
         if failed >= 0:
-            raise DataError(f"{self.where}: damaged: tile {table.index[failed]} can't be decoded; fetch it again.")
+            raise DataError(f"{self.where}: damaged: tile {coded.tiles[failed, 2]} can't be decoded; fetch it again.")
 
     def _extra(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """The tiles that were gzipped (their pixels could not be quantised), and where each tile finds itself there."""

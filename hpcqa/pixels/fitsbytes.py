@@ -41,6 +41,21 @@ class NoAnswer(DataError):
     """The file system did not answer in time."""
 
 
+class Room:
+    """Memory that is used again for one read after the other: touching fresh memory costs as much as reading into it.
+
+    What was read into it before is lost with the next read.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def take(self, size: int) -> NDArray[np.uint8]:
+        if self._bytes.size < size:
+            self._bytes = np.empty(size + size // 4, np.uint8)
+        return self._bytes[:size]
+
+
 class ByteSource:
     """A file opened for reading at any position.
 
@@ -98,13 +113,13 @@ class ByteSource:
         """
         return self.read_padded(offset, size, 0).tobytes()
 
-    def read_padded(self, offset: int, size: int, padding: int) -> NDArray[np.uint8]:
-        """As `read`, an array with `padding` zeros behind the bytes."""
+    def read_padded(self, offset: int, size: int, padding: int, room: Room | None = None) -> NDArray[np.uint8]:
+        """As `read`, an array with `padding` zeros behind the bytes; it lies in `room` if there is one."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise DataError(
                 f"{self.path}: truncated: bytes {offset} to {offset + size} are needed, the file has {self.size}."
             )
-        found = np.empty(size + padding, np.uint8)
+        found = np.empty(size + padding, np.uint8) if room is None else room.take(size + padding)
         found[size:] = 0
         if self._unpacked is not None:
             found[:size] = np.frombuffer(self._unpacked, np.uint8, size, offset)

@@ -31,6 +31,9 @@ from hpcqa.pixels.stars import (
 from hpcqa.pixels.streaks import erase
 
 _AWAY = np.hypot(*np.mgrid[-STACK_HALF : STACK_HALF + 1, -STACK_HALF : STACK_HALF + 1])
+_RING = np.floor(_AWAY + 0.5).astype(int).ravel()
+_IN_RING = np.bincount(_RING)
+_SIDE = np.arange(2 * STACK_HALF + 1)
 FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 MEASURED: tuple[tuple[str, str, str], ...] = (
@@ -157,6 +160,7 @@ class Found:
     """Everything that was found on one image; see the classes of its parts."""
 
     sky: Sky
+    sides: tuple[Sky, Sky]  # left and right of the amplifiers' boundary
     scanned: Scan
     sources: Sources
     peaks: Peaks
@@ -184,21 +188,13 @@ def split_column(amplifiers: Sequence[Region], cols: int) -> int:
     return cols
 
 
-def measure(pixels: np.ndarray, masked: np.ndarray, found: Found, facts: Facts) -> dict[str, float]:
-    """All numbers of one CCD image by name.
-
-    Args:
-        pixels: (R, C) float32, ADU.
-        masked: (R, C) bool.
-        found: what was found on them.
-        facts: what is known beside them.
-    """
+def measure(found: Found, facts: Facts) -> dict[str, float]:
+    """All numbers of one CCD image by name, from what was found on it and what is known beside."""
     expected = expected_noise(found.sky.level, facts)
     numbers = _sky_numbers(found.sky, expected, facts)
-    numbers |= _fraction_numbers(found, masked, facts)
-    numbers |= profiles.amplifier_numbers(
-        pixels, masked, found.scanned, found.sources, found.sky, expected, facts.amplifiers
-    )
+    numbers |= _fraction_numbers(found, facts)
+    skies = found.sky, *found.sides
+    numbers |= profiles.amplifier_numbers(found.scanned, found.sources, skies, expected, facts.amplifiers)
     numbers |= profiles.stripe_numbers(found.scanned, found.sky.noise)
     numbers |= profiles.pattern_numbers(found.context, found.sky)
     numbers |= maps.map_numbers(found.background, found.sky.level, expected)
@@ -230,8 +226,9 @@ def _sky_numbers(sky: Sky, expected: float, facts: Facts) -> dict[str, float]:
     }
 
 
-def _fraction_numbers(found: Found, masked: np.ndarray, facts: Facts) -> dict[str, float]:
-    num, num_masked = masked.size, found.scanned.num_masked
+def _fraction_numbers(found: Found, facts: Facts) -> dict[str, float]:
+    rows, cols = found.scanned.row_mean.shape[1], found.scanned.col_mean.size
+    num, num_masked = rows * cols, found.scanned.num_masked
     valid = found.scanned.num_valid
     saturated = found.scanned.saturated
     return {
@@ -239,8 +236,8 @@ def _fraction_numbers(found: Found, masked: np.ndarray, facts: Facts) -> dict[st
         "mask_problem": float(bool(facts.mask_problem)),
         "not_finite_share": max(0.0, 1.0 - (num_masked + valid) / num),
         "saturated_share": float(saturated.sum(dtype=np.float64)) / num,
-        "bleed_columns": float(np.mean(saturated > 0.02 * masked.shape[0])),
-        "constant_rows": found.scanned.constant_rows / masked.shape[0],
+        "bleed_columns": float(np.mean(saturated > 0.02 * rows)),
+        "constant_rows": found.scanned.constant_rows / rows,
     }
 
 
@@ -255,22 +252,22 @@ def _star_numbers(stars: Stars, facts: Facts) -> dict[str, float]:
     if len(chosen) < 3:
         return numbers
     fwhm = FWHM_OF_SIGMA * chosen[:, SIGMA]
-    median = float(np.median(fwhm))
     size = np.hypot(chosen[:, E1], chosen[:, E2])
-    e1, e2 = float(np.median(chosen[:, E1])), float(np.median(chosen[:, E2]))
+    columns = np.array([fwhm, size, *(chosen[:, column] for column in (E1, E2, HALF_RADIUS, DIP))])
+    median, ellipticity, e1, e2, half_radius, dip = np.median(columns, axis=1).tolist()
     mean_size = math.hypot(float(chosen[:, E1].mean()), float(chosen[:, E2].mean()))
     numbers |= {
         "fwhm": median * facts.pixel_scale,
         "fwhm_px": median,
         "fwhm_scatter": 1.4826 * float(np.median(np.abs(fwhm - median))) / median,
         "fwhm_slope": _slope(chosen, fwhm / median),
-        "ring_width": 2.0 * float(np.median(chosen[:, HALF_RADIUS])),
-        "ellipticity": float(np.median(size)),
+        "ring_width": 2.0 * half_radius,
+        "ellipticity": ellipticity,
         "e1": e1,
         "e2": e2,
         "ellipticity_coherence": mean_size / max(float(size.mean()), 1e-6),
         "elongation": math.sqrt((1.0 + math.hypot(e1, e2)) / max(1.0 - math.hypot(e1, e2), 1e-3)),
-        "dip": float(np.median(chosen[:, DIP])),
+        "dip": dip,
     }
     return numbers | stack_numbers(stars.stack)
 
@@ -300,14 +297,12 @@ def stack_numbers(stack: np.ndarray) -> dict[str, float]:
     highest = float(stack.max())
     if highest <= 0:
         return {}
-    ring = np.floor(_AWAY + 0.5).astype(int).ravel()
-    rings = (np.bincount(ring, stack.ravel()) / np.bincount(ring))[:STACK_HALF]
+    rings = (np.bincount(_RING, stack.ravel()) / _IN_RING)[:STACK_HALF]
     top = float(rings.max())
     half = int(np.flatnonzero(rings >= 0.5 * top)[-1]) + 1 if top > 0 else 1
     turned = stack[::-1, ::-1]
     row, col = np.unravel_index(int(stack.argmax()), stack.shape)
-    rows, cols = np.mgrid[0 : stack.shape[0], 0 : stack.shape[1]]
-    aside = np.hypot(rows - row, cols - col) > 1.5 * half + 2
+    aside = np.hypot(_SIDE[:, None] - row, _SIDE - col) > 1.5 * half + 2
     return {
         "stack_dip": 1.0 - float(rings[:2].mean()) / top if top > 0 else math.nan,
         "stack_second": float(stack[aside].max()) / highest if aside.any() else math.nan,

@@ -19,7 +19,7 @@ from hpcqa.pixels.cutouts import Binned
 from hpcqa.pixels.kernels import fast_kernel, kernel
 from hpcqa.pixels.medians import known_median, median
 from hpcqa.pixels.scan import Scan
-from hpcqa.pixels.sky import MAD, Sky, sky
+from hpcqa.pixels.sky import MAD, Sky
 
 STRIP = 16  # working pixels on each side of an amplifier boundary
 CHUNKS = 8  # pieces that a step or an edge is measured in; their median counts
@@ -40,21 +40,16 @@ def thinned(cells: np.ndarray) -> np.ndarray:
 
 
 def amplifier_numbers(
-    pixels: np.ndarray,
-    masked: np.ndarray,
-    scanned: Scan,
-    sources: Sources,
-    whole: Sky,
-    expected: float,
-    amplifiers: Sequence[Region],
+    scanned: Scan, sources: Sources, skies: tuple[Sky, Sky, Sky], expected: float, amplifiers: Sequence[Region]
 ) -> dict[str, float]:
-    """Noise of two amplifiers side by side and the step between them; nothing for other layouts."""
-    if len(amplifiers) != 2 or not 0 < amplifiers[1].col0 < pixels.shape[1]:
+    """Noise of two amplifiers side by side and the step between them; nothing for other layouts.
+
+    `skies` are those of the whole image, and left and right of where the second amplifier begins.
+    """
+    if len(amplifiers) != 2 or not 0 < amplifiers[1].col0 < scanned.col_mean.size:
         return {}
     split = amplifiers[1].col0
-    left, right = (
-        sky(pixels[:, part], masked[:, part], samples=1 << 13) for part in (slice(0, split), slice(split, None))
-    )
+    whole, left, right = skies
     step = amplifier_step(scanned, sources, split / scanned.step)
     reference = reference_level(whole.level, expected)
     return {
@@ -166,12 +161,16 @@ def profile_numbers(profile: np.ndarray, count: np.ndarray, noise: float) -> tup
     neighbours, wave, passed = _profile_scatter(profile, count, noise)
     if passed.size == 0:
         return (math.nan,) * 4
-    power = np.abs(scipy.fft.rfft(passed)) ** 2
-    first = max(2, passed.size // 300)
-    middle = known_median(power[first:])
-    place = first + int(np.argmax(power[first:]))
-    height = math.log10(float(power[place]) / middle) if middle > 0 else math.nan
-    return float(neighbours), float(wave), height, passed.size / place
+    height, place = _profile_peak(scipy.fft.rfft(passed), max(2, passed.size // 300))
+    return float(neighbours), float(wave), float(height), passed.size / place
+
+
+@kernel
+def _profile_peak(transform: np.ndarray, first: int) -> tuple[float, int]:
+    """Highest power from a frequency on over the median (dex), and where it is."""
+    power = transform.real[first:] ** 2 + transform.imag[first:] ** 2
+    middle, place = median(power), int(np.argmax(power))
+    return (np.log10(power[place] / middle) if middle > 0 else np.nan), first + place
 
 
 # Patterns -------------------------------------------------------------------------------------------------------------
@@ -208,25 +207,53 @@ def _centred(cells: np.ndarray, rows: int, cols: int) -> tuple[np.ndarray, float
     return less, limit
 
 
+@kernel
 def _scatters(flat: np.ndarray, number: np.ndarray, noise: float, num: int) -> np.ndarray:
     """log10 of the robust scatter of averages over 1, 2, 4... cells over what white noise would give: (num,)."""
     out = np.full(num, np.nan)
-    weight = number
+    weight = number.copy()
     total = flat * weight
     for scale in range(num):
-        # A few thousand values tell the scatter to one percent; a step without small factors follows no pattern.
-        every = max(1, weight.size // 8192)
-        some = slice(None, None, every + 2 if every > 1 else 1)
-        sums, behind = total.ravel()[some], weight.ravel()[some]
-        enough = behind > 0.25 * float(weight.max())
-        z = sums[enough] / np.sqrt(behind[enough]) / np.float32(noise)
-        if z.size >= 6:
-            spread = MAD * known_median(np.abs(z - np.float32(known_median(z))))
-            out[scale] = math.log10(spread) if spread > 0 else math.nan
+        spread = _robust_spread(total, weight, np.float32(noise))
+        out[scale] = np.log10(spread) if spread > 0 else np.nan
         if min(weight.shape) < 2:
             break
         total, weight = _two_by_two(total), _two_by_two(weight)
     return out
+
+
+@kernel
+def _robust_spread(sums: np.ndarray, behind: np.ndarray, noise: np.float32) -> float:
+    """Robust scatter of sums over `behind` pixels in units of their noise; NaN of less than six."""
+    cols = sums.shape[1]
+    # A few thousand values tell the scatter to one percent; a step without small factors follows no pattern.
+    every = max(1, sums.size // 8192)
+    every = every + 2 if every > 1 else 1
+    enough = 0.25 * largest(behind)
+    z = np.empty(sums.size // every + 1, np.float32)
+    found = 0
+    for place in range(0, sums.size, every):
+        i, j = place // cols, place % cols
+        if behind[i, j] > enough:
+            z[found] = sums[i, j] / np.sqrt(behind[i, j]) / noise
+            found += 1
+    if found < 6:
+        return np.nan
+    z = z[:found]
+    middle = np.float32(median(z))
+    for k in range(found):
+        z[k] = abs(z[k] - middle)
+    return MAD * median(z)
+
+
+@fast_kernel
+def largest(values: np.ndarray) -> Any:
+    """Of a map without NaN."""
+    most = values[0, 0]
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            most = values[i, j] if values[i, j] > most else most
+    return most
 
 
 @fast_kernel

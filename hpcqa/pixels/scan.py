@@ -7,7 +7,7 @@ rows and columns; r, c binned, r = ceil(R / step).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +15,12 @@ from hpcqa.pixels.kernels import fast_kernel, kernel
 
 # The binned image that sources are found on has at most this many pixels along a side: 4x4 binning for a 2k x 4k CCD.
 WORKING_SIDE = 1024
-_AT_ONCE = 4  # rows that one turn of the pass takes; written out in _four_rows
+_AT_ONCE = 4  # rows that one turn of the pass takes; written out in _add_any
+_BLOCK = 128  # columns that are looked at together for stars and faults
 # A finite number is one whose absolute value is at most the largest (false for NaN). Counts are float32 too, exact up
 # to 2**24, so that the loops use one vector width.
 _LARGEST = np.float32(np.finfo(np.float32).max)
-_ZERO, _ONE = np.float32(0), np.float32(1)
+_ZERO, _ONE, _FOUR = np.float32(0), np.float32(1), np.float32(4)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Scan:
         col_count: (C,) float32.
         saturated: (C,) float32, saturated pixels in each column, masked or not; from every `step`-th row.
         constant_rows: rows whose pixels are all equal.
-        num_masked: masked pixels of the CCD.
+        num_masked, num_valid: masked and valid pixels of the CCD.
     """
 
     step: int
@@ -49,16 +50,101 @@ class Scan:
     saturated: np.ndarray
     constant_rows: int
     num_masked: int
-
-    @cached_property
-    def num_valid(self) -> int:
-        """Valid pixels of the CCD."""
-        # Rows first: their sums are exact in float32.
-        return int(self.count.sum(axis=1).sum(dtype=np.float64))
+    num_valid: int
 
 
 @fast_kernel
-def _four_rows(
+def _add_block(
+    pixels: np.ndarray,
+    row: int,
+    start: int,
+    width: int,
+    facts: tuple[np.float32, ...],
+    sums: np.ndarray,
+    totals: np.ndarray,
+) -> tuple[Any, Any]:
+    """The sums of some columns of four rows, as if all of their pixels were valid.
+
+    Args:
+        facts: level of the sky, lowest and highest value within the cut.
+        sums: (4, C), the first row set: the pixels less the sky.
+        totals: (2, 4) set, as by `_near_block`, as if there were no star.
+
+    Returns:
+        Whether all pixels lie within the cut, and whether all are numbers.
+    """
+    level, low, high = facts
+    total0 = total1 = total2 = total3 = _ZERO
+    near = np.int32(0)
+    i, four = np.uint64(row), _FOUR * level
+    for j in range(width):
+        # Unsigned indices spare the test for negative ones.
+        k = np.uint64(start) + np.uint64(j)
+        one, two = pixels[i, k], pixels[i + np.uint64(1), k]
+        three, last = pixels[i + np.uint64(2), k], pixels[i + np.uint64(3), k]
+        near += np.int32(
+            (one >= low) & (one <= high)
+            & (two >= low) & (two <= high)
+            & (three >= low) & (three <= high)
+            & (last >= low) & (last <= high)
+        )  # fmt: skip
+        sums[np.uint64(0), k] = (one + two) + (three + last) - four
+        total0, total1, total2, total3 = total0 + one, total1 + two, total2 + three, total3 + last
+    expected = np.float32(width) * level
+    totals[0, 0], totals[0, 1] = total0 - expected, total1 - expected
+    totals[0, 2], totals[0, 3] = total2 - expected, total3 - expected
+    totals[1] = np.float32(width)
+    return near == width, abs((total0 + total1) + (total2 + total3)) <= _LARGEST
+
+
+@fast_kernel
+def _near_block(
+    pixels: np.ndarray,
+    row: int,
+    start: int,
+    width: int,
+    facts: tuple[np.float32, ...],
+    sums: np.ndarray,
+    totals: np.ndarray,
+) -> None:
+    """The sums of those pixels of a block that lie within the cut.
+
+    Args:
+        sums: (4, C), the last two rows added to: the pixels less the sky, and their number.
+        totals: (2, 4) set: the sum and the number for each row.
+    """
+    level, low, high = facts
+    total0 = total1 = total2 = total3 = _ZERO
+    num0 = num1 = num2 = num3 = _ZERO
+    i = np.uint64(row)
+    for j in range(width):
+        k = np.uint64(start) + np.uint64(j)
+        one, two = pixels[i, k], pixels[i + np.uint64(1), k]
+        three, last = pixels[i + np.uint64(2), k], pixels[i + np.uint64(3), k]
+        near0, near1 = (one >= low) & (one <= high), (two >= low) & (two <= high)
+        near2, near3 = (three >= low) & (three <= high), (last >= low) & (last <= high)
+        less0, less1 = one - level if near0 else _ZERO, two - level if near1 else _ZERO
+        less2, less3 = three - level if near2 else _ZERO, last - level if near3 else _ZERO
+        one0, one1 = _ONE if near0 else _ZERO, _ONE if near1 else _ZERO
+        one2, one3 = _ONE if near2 else _ZERO, _ONE if near3 else _ZERO
+        sums[np.uint64(2), k] += (less0 + less1) + (less2 + less3)
+        sums[np.uint64(3), k] += (one0 + one1) + (one2 + one3)
+        total0, total1, total2, total3 = total0 + less0, total1 + less1, total2 + less2, total3 + less3
+        num0, num1, num2, num3 = num0 + one0, num1 + one1, num2 + one2, num3 + one3
+    totals[0, 0], totals[0, 1], totals[0, 2], totals[0, 3] = total0, total1, total2, total3
+    totals[1, 0], totals[1, 1], totals[1, 2], totals[1, 3] = num0, num1, num2, num3
+
+
+@fast_kernel
+def _keep_block(start: int, width: int, sums: np.ndarray) -> None:
+    """A block without stars: all that is valid lies within the cut."""
+    for j in range(width):
+        k = np.uint64(start) + np.uint64(j)
+        sums[np.uint64(2), k] += sums[np.uint64(0), k]
+
+
+@fast_kernel
+def _add_any(
     rows: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     masks: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     level: np.float32,
@@ -75,7 +161,7 @@ def _four_rows(
         rows, masks: the pixels (ADU) and which are not to be used (uint8).
         sums: added to, for each column: the valid pixels less the sky and their number, those within the cut of the sky
             and their number.
-        totals: (2, 4) set: the sum and the number of those within the cut for each row.
+        totals: (2, 4) added to: the sum and the number of those within the cut for each row.
     """
     row0, row1, row2, row3 = rows
     mask0, mask1, mask2, mask3 = masks
@@ -103,8 +189,99 @@ def _four_rows(
         num_near[j] += (one0 + one1) + (one2 + one3)
         total0, total1, total2, total3 = total0 + less0, total1 + less1, total2 + less2, total3 + less3
         number0, number1, number2, number3 = number0 + one0, number1 + one1, number2 + one2, number3 + one3
-    totals[0, 0], totals[0, 1], totals[0, 2], totals[0, 3] = total0, total1, total2, total3
-    totals[1, 0], totals[1, 1], totals[1, 2], totals[1, 3] = number0, number1, number2, number3
+    totals[0, 0] += total0
+    totals[1, 0] += number0
+    totals[0, 1] += total1
+    totals[1, 1] += number1
+    totals[0, 2] += total2
+    totals[1, 2] += number2
+    totals[0, 3] += total3
+    totals[1, 3] += number3
+
+
+@kernel
+def _any_block(
+    pixels: np.ndarray,
+    masked: np.ndarray,
+    rows: tuple[int, int],
+    start: int,
+    stop: int,
+    facts: tuple[np.float32, np.float32],
+    sums: np.ndarray,
+    totals: np.ndarray,
+) -> None:
+    """`_add_any` for the columns start to stop of one to four rows, with a mask or with what is no number.
+
+    Where fewer than four rows are left, the last stands in, masked, for those that are missing.
+    """
+    first, last = rows
+    level, cut = facts
+    hidden = np.ones(stop - start, np.uint8)
+    i1, i2, i3 = min(first + 1, last - 1), min(first + 2, last - 1), min(first + 3, last - 1)
+    a, b = start, stop
+    mask1 = masked[i1, a:b] if first + 1 < last else hidden
+    mask2 = masked[i2, a:b] if first + 2 < last else hidden
+    mask3 = masked[i3, a:b] if first + 3 < last else hidden
+    _add_any(
+        (pixels[first, a:b], pixels[i1, a:b], pixels[i2, a:b], pixels[i3, a:b]),
+        (masked[first, a:b], mask1, mask2, mask3),
+        level,
+        cut,
+        (sums[0, a:b], sums[1, a:b], sums[2, a:b], sums[3, a:b]),
+        totals,
+    )
+
+
+@kernel
+def _whole_rows(
+    pixels: np.ndarray,
+    masked: np.ndarray,
+    row: int,
+    start: int,
+    stop: int,
+    facts: tuple[np.float32, np.float32, np.float32],
+    sums: np.ndarray,
+    quiet: np.ndarray,
+    saturated: np.ndarray,
+    totals: np.ndarray,
+) -> bool:
+    """Columns start to stop of four rows without a mask, block by block; whether all of their pixels are numbers.
+
+    Nearly all blocks have neither a star nor a fault, and take a third of the time.
+
+    Args:
+        sums: (4, C): of these rows (set), then of all rows (added to): as for `_add_any`, but the second row is as it
+            was where all four pixels of a column are valid.
+        quiet: (blocks,) added to: rows of a block that are to be added to the last row of the sums.
+        totals: (2, 4) set: sum and number of the pixels within the cut in each row.
+    """
+    level, cut, full = facts
+    limits = (level, level - cut, level + cut)
+    part = np.empty((2, _AT_ONCE), np.float32)
+    totals[:] = 0
+    whole = True
+    for block in range(quiet.size):
+        a, b = start + block * _BLOCK, min(start + block * _BLOCK + _BLOCK, stop)
+        if b - a == _BLOCK:
+            is_quiet, good = _add_block(pixels, row, a, _BLOCK, limits, sums, part)
+        else:
+            is_quiet, good = _add_block(pixels, row, a, b - a, limits, sums, part)
+        if is_quiet:
+            _keep_block(a, b - a, sums)
+            quiet[block] += _AT_ONCE
+        elif good:
+            _near_block(pixels, row, a, b - a, limits, sums, part)
+        else:
+            whole = False
+            sums[:2, a:b] = 0
+            part[:] = 0
+            _any_block(pixels, masked, (row, row + _AT_ONCE), a, b, (level, cut), sums, part)
+        if not is_quiet or limits[2] >= full:
+            _add_saturated(pixels[row, a:b], full, np.float32(_AT_ONCE), saturated[a:b])
+        for k in range(_AT_ONCE):
+            totals[0, k] += part[0, k]
+            totals[1, k] += part[1, k]
+    return whole
 
 
 @fast_kernel
@@ -146,69 +323,132 @@ def _is_constant(row: np.ndarray) -> bool:
 @kernel
 def _number_masked(masked: np.ndarray) -> int:
     """Masked pixels of some rows; mostly there is none, which is told without counting."""
-    found = np.uint8(0)
-    for i in range(masked.shape[0]):
-        for j in range(masked.shape[1]):
-            found |= masked[i, j]
-    return int(np.count_nonzero(masked)) if found != 0 else 0
+    flat = masked.reshape(masked.size)
+    found = False
+    for k in range(flat.size):
+        found |= flat[k] != 0
+    return int(np.count_nonzero(flat)) if found else 0
+
+
+@fast_kernel
+def _divide(sums: np.ndarray, counts: np.ndarray, level: np.float32) -> None:
+    """Sums less the level become means; 0 where nothing is behind them."""
+    for k in range(sums.size):
+        known = counts[k] > 0
+        sums[k] = sums[k] / (counts[k] if known else _ONE) + level if known else _ZERO
 
 
 @kernel
-def _scan(
+def scan_rows(
     pixels: np.ndarray,
     masked: np.ndarray,
+    first: int,
+    last: int,
     step: int,
     split: int,
     facts: tuple[np.float32, np.float32, np.float32],
     arrays: tuple[np.ndarray, ...],
-) -> tuple[int, int]:
-    """Fill the arrays of a scan; how many rows are constant, and how many pixels masked."""
-    mean, count, row_mean, row_count, col_total, col_count, saturated = arrays
+    numbers: np.ndarray,
+) -> None:
+    """Add rows `first` to `last` of an image to a scan; `first` begins a row of the working image.
+
+    Args:
+        pixels, masked: the image, and which of its pixels are not to be used (uint8).
+        last: the end of a row of the working image, or of the image.
+        facts: level of the sky, cut about it, saturation.
+        arrays, numbers: as in `Sums`.
+    """
+    mean, count, row_mean, row_count, sums, saturated, full_count, quiet = arrays
     level, cut, full = facts
-    rows, cols = pixels.shape
-    sums, totals = np.zeros((2, cols), np.float32), np.empty((2, _AT_ONCE), np.float32)
-    # Where fewer than four rows are left, the last stands in, masked, for those that are missing.
-    hidden = np.ones(cols, np.uint8)
-    constant = num_masked = 0
-    for first in range(0, rows, step):
-        stop = min(first + step, rows)
-        for i in range(first, stop, _AT_ONCE):
-            num = min(_AT_ONCE, stop - i)
-            i1, i2, i3 = min(i + 1, stop - 1), min(i + 2, stop - 1), min(i + 3, stop - 1)
-            mask1 = masked[i1] if num > 1 else hidden
-            mask2 = masked[i2] if num > 2 else hidden
-            mask3 = masked[i3] if num > 3 else hidden
-            for side in range(2):
-                a, b = (0, split) if side == 0 else (split, cols)
-                _four_rows(
-                    (pixels[i, a:b], pixels[i1, a:b], pixels[i2, a:b], pixels[i3, a:b]),
-                    (masked[i, a:b], mask1[a:b], mask2[a:b], mask3[a:b]),
-                    level,
-                    cut,
-                    (sums[0, a:b], sums[1, a:b], col_total[a:b], col_count[a:b]),
-                    totals,
-                )
+    cols = pixels.shape[1]
+    totals = np.empty((2, _AT_ONCE), np.float32)
+    for begin in range(first, last, step):
+        stop = min(begin + step, last)
+        place = begin // step
+        num_masked = _number_masked(masked[begin:stop])
+        numbers[1] += num_masked
+        fast = step == _AT_ONCE and stop - begin == step and num_masked == 0
+        whole = fast
+        if not fast:
+            sums[:2] = 0
+            _add_saturated(pixels[begin], full, np.float32(step), saturated)
+        for side in range(2):
+            a, b = (0, split) if side == 0 else (split, cols)
+            for i in range(begin, stop, _AT_ONCE):
+                num = min(_AT_ONCE, stop - i)
+                if fast:
+                    blocks = quiet[side, : -(-(b - a) // _BLOCK)]
+                    good = _whole_rows(pixels, masked, i, a, b, facts, sums, blocks, saturated, totals)
+                    whole = whole and good
+                else:
+                    totals[:] = 0
+                    _any_block(pixels, masked, (i, i + num), a, b, (level, cut), sums, totals)
                 for k in range(num):
                     row_mean[side, i + k] = totals[0, k] / totals[1, k] if totals[1, k] > 0 else _ZERO
                     row_count[side, i + k] = totals[1, k]
-            num_masked += _number_masked(masked[i : i + num])
-            for k in range(num):
-                constant += 1 if _is_constant(pixels[i + k]) else 0
-        _add_saturated(pixels[first], full, np.float32(step), saturated)
-        add_binned(sums[0], step, mean[first // step])
-        add_binned(sums[1], step, count[first // step])
-        sums[:] = 0
-    for k in range(cols):
-        col_total[k] = col_total[k] / col_count[k] if col_count[k] > 0 else _ZERO
-    for k in range(mean.shape[0]):
-        for m in range(mean.shape[1]):
-            mean[k, m] = mean[k, m] / count[k, m] + level if count[k, m] > 0 else _ZERO
-    return constant, num_masked
+        for i in range(begin, stop):
+            numbers[0] += 1 if _is_constant(pixels[i]) else 0
+        add_binned(sums[0], step, mean[place])
+        if whole:
+            count[place] = full_count
+            numbers[2] += (stop - begin) * cols
+        else:
+            add_binned(sums[1], step, count[place])
+            sums[1] = _FOUR
+            # Exact in float32: a row of the working image has less than 2**24 pixels behind it.
+            numbers[2] += int(count[place].sum())
+        _divide(mean[place], count[place], level)
 
 
 def working_step(shape: tuple[int, int]) -> int:
     """Native pixels along a side of a pixel of the working image."""
     return max(1, -(-max(shape) // WORKING_SIDE))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A scan under way: what `scan_rows` takes, and adds to.
+
+    Attributes:
+        step, split, facts: see `scan_rows`.
+        arrays: mean, count, row_mean and row_count as in Scan; (4, C) float32, of each column, of one row of the
+            working image: the valid pixels less the sky and their number, and of all rows the same for those within the
+            cut; `saturated` as in Scan; (c,) float32, the count of a row of the working image if all is valid; (2,
+            blocks) int64, rows of each block left and right of the split that are still to be added to the last number.
+        numbers: int64 (3,), constant rows, masked pixels and valid ones.
+    """
+
+    step: int
+    split: int
+    facts: tuple[np.float32, np.float32, np.float32]
+    arrays: tuple[np.ndarray, ...]
+    numbers: np.ndarray
+
+    @classmethod
+    def begin(cls, shape: tuple[int, int], *, level: float, noise: float, split: int, saturation: float) -> Sums:
+        """Sums of nothing yet; see `scan`."""
+        rows, cols = shape
+        step = working_step(shape)
+        small = (-(-rows // step), -(-cols // step))
+        cut = 5.0 * noise if noise > 0 else 1e-3 * max(abs(level), 1.0)
+        facts = (np.float32(level), np.float32(cut), np.float32(saturation))
+        binned, profiles = np.zeros((2, *small), np.float32), np.zeros((2, 2, rows), np.float32)
+        sums, full_count = np.zeros((4, cols), np.float32), np.zeros(small[1], np.float32)
+        sums[1] = _FOUR
+        add_binned(sums[1], step, full_count)
+        quiet = np.zeros((2, -(-cols // _BLOCK)), np.int64)
+        arrays = (*binned, *profiles, sums, np.zeros(cols, np.float32), full_count, quiet)
+        return cls(step, split, facts, arrays, np.zeros(3, np.int64))
+
+    def finish(self) -> Scan:
+        """The scan, once all rows are in."""
+        mean, count, row_mean, row_count, sums, saturated, _, quiet = self.arrays
+        col_count = sums[3].copy()
+        for part, rows in zip(np.split(col_count, [self.split]), quiet, strict=True):
+            part += np.repeat(rows, _BLOCK)[: part.size]
+        col_mean = sums[2] / np.maximum(col_count, _ONE)
+        columns = col_mean, col_count, saturated
+        return Scan(self.step, mean, count, row_mean, row_count, *columns, *self.numbers.tolist())
 
 
 def scan(pixels: np.ndarray, masked: np.ndarray, *, level: float, noise: float, split: int, saturation: float) -> Scan:
@@ -223,13 +463,7 @@ def scan(pixels: np.ndarray, masked: np.ndarray, *, level: float, noise: float, 
         saturation: pixels at or above are saturated, ADU.
     """
     rows, cols = pixels.shape
-    step = working_step((rows, cols))
-    small = (-(-rows // step), -(-cols // step))
-    cut = 5.0 * noise if noise > 0 else 1e-3 * max(abs(level), 1.0)
-    facts = (np.float32(level), np.float32(cut), np.float32(saturation))
-    mean, count = np.zeros(small, np.float32), np.zeros(small, np.float32)
-    row_mean, row_count = np.zeros((2, rows), np.float32), np.zeros((2, rows), np.float32)
-    columns = np.zeros((3, cols), np.float32)
-    arrays = (mean, count, row_mean, row_count, columns[0], columns[1], columns[2])
-    constant, num_masked = _scan(pixels, masked.view(np.uint8), step, split, facts, arrays)
-    return Scan(step, mean, count, row_mean, row_count, columns[0], columns[1], columns[2], constant, num_masked)
+    sums = Sums.begin((rows, cols), level=level, noise=noise, split=split, saturation=saturation)
+    hidden = masked.view(np.uint8)
+    scan_rows(pixels, hidden, 0, rows, sums.step, sums.split, sums.facts, sums.arrays, sums.numbers)
+    return sums.finish()

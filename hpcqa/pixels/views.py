@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +14,12 @@ from hpcqa.pixels.failures import BIT
 from hpcqa.pixels.kernels import kernel
 from hpcqa.pixels.measure import Facts, Found, expected_noise, measure, pack, split_column
 from hpcqa.pixels.profiles import reference_level
-from hpcqa.pixels.scan import scan
-from hpcqa.pixels.sky import sky
+from hpcqa.pixels.scan import Scan, Sums, scan
+from hpcqa.pixels.sky import Sky, skies
 from hpcqa.pixels.stars import find_peaks, measure_stars
+
+if TYPE_CHECKING:
+    from hpcqa.pixels.fits import Rest
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,20 @@ def failure_of(pixels: np.ndarray, min_size: int) -> int:
     return 0
 
 
-def look(pixels: np.ndarray, masked: np.ndarray, facts: Facts, views: ViewsConfig) -> CcdViews:
+def _scanned(
+    pixels: np.ndarray, masked: np.ndarray, whole: Sky, split: int, saturation: float, rest: Rest | None
+) -> Scan:
+    facts = {"level": whole.level, "noise": whole.noise, "saturation": saturation}
+    if rest is None:
+        return scan(pixels, masked, split=split, **facts)
+    sums = Sums.begin((pixels.shape[0], pixels.shape[1]), split=split, **facts)
+    rest.scan(masked, sums)
+    return sums.finish()
+
+
+def look(
+    pixels: np.ndarray, masked: np.ndarray, facts: Facts, views: ViewsConfig, rest: Rest | None = None
+) -> CcdViews:
     """Views and numbers of one image that `failure_of` lets pass.
 
     Args:
@@ -70,15 +87,19 @@ def look(pixels: np.ndarray, masked: np.ndarray, facts: Facts, views: ViewsConfi
         masked: (R, C) bool; ignored where it leaves no finite pixel.
         facts: what is known beside the pixels.
         views: sizes and stretch.
+        rest: the rows that are not decoded yet: others than each `rows_apart`-th.
+
+    Raises:
+        DataError: these are damaged.
     """
-    whole = sky(pixels, masked)
-    if whole.num == 0:
-        masked = np.zeros(pixels.shape, np.bool_)
-        whole = sky(pixels, masked, samples=pixels.size)
     split = split_column(facts.amplifiers, pixels.shape[1])
-    scanned = scan(
-        pixels, masked, level=whole.level, noise=whole.noise, split=split, saturation=0.98 * facts.saturation
-    )
+    whole, *sides = skies(pixels, masked, split)
+    if whole.num == 0:
+        if rest is not None:
+            rest.read()
+        masked, rest = np.zeros(pixels.shape, np.bool_), None
+        whole, *sides = skies(pixels, masked, split, samples=pixels.size)
+    scanned = _scanned(pixels, masked, whole, split, 0.98 * facts.saturation, rest)
     sources = find_sources(scanned, level=whole.level)
     peaks = find_peaks(scanned, sources)
     stars = measure_stars(
@@ -86,10 +107,10 @@ def look(pixels: np.ndarray, masked: np.ndarray, facts: Facts, views: ViewsConfi
     )
     peaks = peaks.without(stars.streaks)
     context = cutouts.binned(scanned, sources, whole, views.context)
-    cells = cutouts.binned(scanned, sources, whole, views.background)
+    cells = cutouts.coarser(context, scanned, sources, whole, views.background)
     background, background_noise = cutouts.background_map(cells, whole)
-    found = Found(whole, scanned, sources, peaks, stars, context, background)
-    numbers = measure(pixels, masked, found, facts)
+    found = Found(whole, (sides[0], sides[1]), scanned, sources, peaks, stars, context, background)
+    numbers = measure(found, facts)
     reference = reference_level(0.0, expected_noise(whole.level, facts))
     return CcdViews(
         context=cutouts.context_view(context, whole, views),
