@@ -5,40 +5,52 @@
     python benchmarks/embed.py --ranks 1 2                       one thread a rank, through mpiexec
     python benchmarks/embed.py --fits RUN                        a run with a manifest, calibration.h5 and a backbone
 
-`bare` pushes one batch of each view, which is on the device already, through the network again and again; `embed` reads
-shards and returns the arrays that are written. Both do the same number of images, in turn; medians of the rounds.
+- `share_of_bare`: the stage's own loop, from opening the shards to the files written, over one batch of each view, on
+  the device already, going through the network again and again. Both do as many images of each view, in turn, in
+  pieces of all shards; medians and quartiles of the rounds' ratios.
+- `times_one`: CCDs a second of so many ranks over those of the first number, of one thread each, in turn.
+- `share_of_the_best`: the loop from FITS over what overlapping can give at best: the first shard is read, the last one
+  goes through the network, and between them every shard takes what is longest, its reading, its network pass, or the
+  processor time of both over the cores that there are.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+# As every command of hpcqa: threads that wait sleep, because others read meanwhile. torch looks when it is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
 
 from hpcqa.artifacts import catalog, store
+from hpcqa.artifacts.folder import RunFolder, shard_name
 from hpcqa.artifacts.schema import Provenance
-from hpcqa.config import Config, ModelConfig, ViewsConfig
+from hpcqa.config import Config, EmbedConfig, ModelConfig, ViewsConfig
+from hpcqa.config.frozen import base_runs, load
 from hpcqa.parallel import mpi
 from hpcqa.parallel.ranks import Ranks
-from hpcqa.pixels.dataset import ShardSet
-from hpcqa.ssl import embed, flops
+from hpcqa.ssl import embed, flops, sources
 from hpcqa.ssl.encode import as_images, encode_with_answers
 from hpcqa.ssl.vit import VisionTransformer, build
 
 DR11_EXPOSURES, DR11_CCDS = 223_749, 60
 RELEASE = ViewsConfig(context=[512, 256], background=[128, 64], detail=[256, 256], focal_plane=[256, 256])
 VIEWS = (*embed.CCD_VIEWS, "focal_plane")
+AIMS = {"share_of_bare": 0.9, "times_one": 1.7, "share_of_the_best": 0.9}
+Found = dict[str, Any]
 
 
 def write_shard(path: Path, views: ViewsConfig, exposures: int, ccds: int, seed: int) -> None:
@@ -50,7 +62,7 @@ def write_shard(path: Path, views: ViewsConfig, exposures: int, ccds: int, seed:
     def noise(size: list[int]) -> np.ndarray:
         return rng.standard_normal((count, *size), np.float32).astype(np.float16)
 
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "expnum": np.repeat(expnum, ccds),
         "ccdnum": np.tile(np.arange(1, ccds + 1, dtype=np.int32), exposures),
         "failed": np.zeros(count, np.int64),
@@ -66,6 +78,20 @@ def write_shard(path: Path, views: ViewsConfig, exposures: int, ccds: int, seed:
         "exposure_sky": np.ones(exposures, np.float32),
     }
     store.write_arrays(path, catalog.SHARD, arrays, Provenance("benchmark"), {"number_names": list("abcd")})
+
+
+def write_calibration(path: Path, views: ViewsConfig, ccds: int) -> None:
+    """Patterns of nothing, for each CCD."""
+    arrays: dict[str, np.ndarray] = {
+        "ccdnum": np.arange(1, ccds + 1, dtype=np.int32),
+        "band": np.array(["r"] * ccds, dtype=object),
+        "num_exposures": np.ones(ccds, np.int32),
+        "pooled": np.zeros(ccds, bool),
+        "background": np.zeros((ccds, *views.background), np.float32),
+        "number_median": np.zeros((ccds, 4), np.float32),
+        "number_scatter": np.ones((ccds, 4), np.float32),
+    }
+    store.write_arrays(path, catalog.CALIBRATION, arrays, Provenance("benchmark"))
 
 
 def network(config: Config, device: torch.device) -> VisionTransformer:
@@ -86,13 +112,22 @@ def seconds_bare(model: VisionTransformer, config: Config, counts: dict[str, int
     return time.perf_counter() - started
 
 
-def seconds_embed(model: VisionTransformer, config: Config, paths: list[Path], device: torch.device) -> float:
-    """Time of embedding shards, from opening them to the arrays that would be written."""
+def seconds_embed(
+    config: Config, folder: RunFolder, work: Sequence[sources.Source], networks: Sequence[embed.Network]
+) -> float:
+    """Time of embedding some shards, from opening them to the files written."""
+    device = next(networks[0].model.parameters()).device
     started = time.perf_counter()
-    for path in paths:
-        embed.embed(ShardSet([path], None, config), model, device, config.embed.batch, config.embed.precision)
-    _wait(device)
+    with sources.Opener(config, folder, folder.output("calibration")) as opener:
+        jobs = embed.opened_ahead((embed.Job(source, tuple(networks), {}) for source in work), opener)
+        embed.embed_jobs(config, folder, jobs, opener, device, "benchmark")
     return time.perf_counter() - started
+
+
+def figure(values: Sequence[float]) -> dict[str, float]:
+    """The median of some rounds, and the quartiles."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"median": float(median), "low": float(low), "high": float(high)}
 
 
 def _wait(device: torch.device) -> None:
@@ -100,121 +135,155 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def on_shards(options: argparse.Namespace, config: Config, folder: Path) -> dict[str, Any]:
+def on_shards(options: argparse.Namespace, config: Config, folder: RunFolder) -> Found:
     """embed against the bare network."""
     device = torch.device(options.device)
-    paths = sorted(folder.glob("shard-*.h5"))
-    ccds = len(paths) * options.exposures * options.ccds
-    counts = dict.fromkeys(embed.CCD_VIEWS, ccds) | {"focal_plane": len(paths) * options.exposures}
-    model = network(config, device)
-    seconds_bare(model, config, dict.fromkeys(counts, config.embed.batch), device)
+    work = sources.of_run(config, folder)
+    ccds = len(work) * options.exposures * options.ccds
+    counts = dict.fromkeys(embed.CCD_VIEWS, ccds) | {"focal_plane": len(work) * options.exposures}
+    trained = embed.Network(embed.TRAINED, network(config, device), "benchmark")
+    seconds_bare(trained.model, config, dict.fromkeys(counts, config.embed.batch), device)
+    seconds_embed(config, folder, work[:1], [trained])
     bare, whole = [], []
     for _ in range(options.rounds):
-        bare.append(seconds_bare(model, config, counts, device))
-        whole.append(seconds_embed(model, config, paths, device))
-    work = sum(
-        count * flops.forward(model.architecture, view, tuple(getattr(config.views, view)))
-        for view, count in counts.items()
+        bare.append(seconds_bare(trained.model, config, counts, device))
+        whole.append(seconds_embed(config, folder, work, [trained]))
+    architecture = trained.model.architecture
+    work_flops = sum(
+        count * flops.forward(architecture, view, tuple(getattr(config.views, view))) for view, count in counts.items()
     )
-    seconds = statistics.median(whole)
     peak = flops.measured_peak(device, device.type == "cuda" or config.embed.precision == "bf16")
     return {
-        "arch": config.model.arch,
         "ccds": ccds,
-        "ccds_a_second": ccds / seconds,
-        "bare_ccds_a_second": ccds / statistics.median(bare),
-        "share_of_bare": statistics.median([b / w for b, w in zip(bare, whole, strict=True)]),
-        "gflop_a_ccd": work / ccds / 1e9,
-        "share_of_measured_peak": work / seconds / peak,
-        "device_hours_for_dr11": DR11_EXPOSURES * DR11_CCDS * seconds / ccds / 3600,
+        "seconds_a_round": figure(whole),
+        "ccds_a_second": figure([ccds / seconds for seconds in whole]),
+        "bare_ccds_a_second": figure([ccds / seconds for seconds in bare]),
+        "share_of_bare": figure([b / w for b, w in zip(bare, whole, strict=True)]),
+        "gflop_a_ccd": work_flops / ccds / 1e9,
+        "share_of_measured_peak": figure([work_flops / seconds / peak for seconds in whole]),
+        "device_hours_for_dr11": DR11_EXPOSURES * DR11_CCDS * float(np.median(whole)) / ccds / 3600,
     }
 
 
 # Ranks --------------------------------------------------------------------------------------------------------------
 
 
-def as_rank(options: argparse.Namespace, config: Config) -> None:
+def as_rank(config: Config, folder: RunFolder) -> None:
     """One of the ranks that `on_ranks` starts: embeds what is handed out, and rank 0 says how long all took."""
     torch.set_num_threads(1)
     ranks: Ranks = mpi.world()
     device = torch.device("cpu")
-    model = network(config, device)
-    paths = sorted(Path(options.as_rank).glob("shard-*.h5"))
-    seconds_bare(model, config, dict.fromkeys(VIEWS, 8), device)
+    trained = embed.Network(embed.TRAINED, network(config, device), "benchmark")
+    seconds_bare(trained.model, config, dict.fromkeys(VIEWS, 8), device)
     mpi.barrier(ranks)
     started = time.perf_counter()
-    done = 0
-    for path in mpi.hand_out(paths, ranks):
-        seconds_embed(model, config, [path], device)
-        done += 1
-    counts = mpi.gather(done, ranks)
+    done: list[str] = []
+
+    def taken(source: sources.Source) -> embed.Job:
+        done.append(source.name)
+        return embed.Job(source, (trained,), {})
+
+    with sources.Opener(config, folder, folder.output("calibration")) as opener:
+        handed = mpi.hand_out(sources.of_run(config, folder), ranks)
+        embed.embed_jobs(config, folder, embed.opened_ahead(map(taken, handed), opener), opener, device, "benchmark")
+    counts = mpi.gather(len(done), ranks)
     if counts is not None:
         print(json.dumps({"seconds": time.perf_counter() - started, "shards": counts}))
 
 
-def on_ranks(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """The same shards by one rank and by several, one thread each."""
+def on_ranks(options: argparse.Namespace, folder: RunFolder) -> Found:
+    """The same shards by one rank and by several, one thread each, in turn."""
     launcher = shutil.which("mpiexec") or str(Path(sys.executable).with_name("mpiexec"))
-    found = []
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    seconds: dict[int, list[float]] = {count: [] for count in options.ranks}
+    shards: dict[int, list[int]] = {}
+    for _ in range(options.rounds):
+        for count in options.ranks:
+            command = [launcher, "-n", str(count), sys.executable, __file__, "--as-rank", str(folder.path)]
+            command += ["--arch", options.arch[0], "--batch", str(options.batch), "--size", options.size]
+            output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+            answer = json.loads(output.strip().splitlines()[-1])
+            seconds[count].append(answer["seconds"])
+            shards[count] = answer["shards"]
+    found: Found = {}
+    first = seconds[options.ranks[0]]
     for count in options.ranks:
-        command = [launcher, "-n", str(count), sys.executable, __file__, "--as-rank", str(folder)]
-        command += ["--arch", options.arch[0], "--batch", str(options.batch), "--size", options.size]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-        found.append({"ranks": count, **json.loads(output.strip().splitlines()[-1])})
-    for row in found:
-        row["times_one"] = found[0]["seconds"] / row["seconds"]
+        found[f"{count} ranks"] = {
+            "seconds": figure(seconds[count]),
+            "least_and_most_shards": [min(shards[count]), max(shards[count])],
+        }
+        if count != options.ranks[0]:
+            ratios = [a / b for a, b in zip(first, seconds[count], strict=True)]
+            found[f"{count} ranks"]["times_one"] = figure(ratios)
     return found
 
 
 # FITS ---------------------------------------------------------------------------------------------------------------
 
 
-def on_fits(options: argparse.Namespace) -> dict[str, Any]:
-    """Reading alone, the network alone, and both at once, on the first shards of a run.
-
-    At best both at once take as long as the first reading, the last network pass, and between them whatever is slower.
-    Where other work shares the cores, processor times still tell what overlapping costs.
-    """
-    import dataclasses
-
-    from hpcqa.artifacts.folder import RunFolder
-    from hpcqa.config.frozen import base_runs, load
-    from hpcqa.ssl import sources
-
+def on_fits(options: argparse.Namespace) -> Found:
+    """Reading alone, the network alone, and the stage's loop, on the first shards of a run; see the module."""
     run = Path(options.fits)
     config = load(run / "run.yaml")[0]
     config = dataclasses.replace(config, embed=dataclasses.replace(config.embed, source="fits"))
     folder = RunFolder(run, base_runs(config))
     device = torch.device(options.device)
-    trained = embed.load_networks(folder.need("backbone", "pretrain"), device, control=False)
+    networks = embed.load_networks(folder.need("backbone", "pretrain"), device, control=False)
     work = [dataclasses.replace(source, stored=None) for source in sources.of_run(config, folder)[: options.shards]]
-    with sources.Opener(config, folder, folder.need("calibration", "calibrate")) as opener:
+    calibration = folder.need("calibration", "calibrate")
+    with tempfile.TemporaryDirectory() as room, sources.Opener(config, folder, calibration) as opener:
         opener.close(opener.open(work[0]))  # compiled
-        started, used = time.perf_counter(), time.process_time()
+        timed = Stopwatch()
         opened = [opener.open(source) for source in work]
-        reading, reading_used = time.perf_counter() - started, time.process_time() - used
-        started, used = time.perf_counter(), time.process_time()
+        reading = timed.lap()
         for one in opened:
-            embed.embed(one.cutouts, trained[0].model, device, config.embed.batch, config.embed.precision)
-        computing, computing_used = time.perf_counter() - started, time.process_time() - used
-        started, used = time.perf_counter(), time.process_time()
-        for job in embed.opened_ahead((embed.Job(source, tuple(trained), {}) for source in work), opener):
-            assert job.opened is not None
-            embed.embed(job.opened.cutouts, trained[0].model, device, config.embed.batch, config.embed.precision)
-        both, used = time.perf_counter() - started, time.process_time() - used
-    ccds = sum(len(one.cutouts.expnum) for one in opened)
-    at_best = (reading + computing + (len(work) - 1) * max(reading, computing)) / len(work)
+            embed.embed_job(config, embed.Job(work[0], tuple(networks), {}, one), device)
+        computing = timed.lap()
+        for one in opened:
+            opener.close(one)
+        jobs = embed.opened_ahead((embed.Job(source, tuple(networks), {}) for source in work), opener)
+        timed.lap()
+        embed.embed_jobs(config, RunFolder(Path(room)), jobs, opener, device, "benchmark")
+        both = timed.lap()
+    num, cores = len(work), len(os.sched_getaffinity(0))
+    slowest = max(reading["wall"], computing["wall"], (reading["processor"] + computing["processor"]) / cores)
+    at_best = (reading["wall"] + computing["wall"] + (num - 1) * slowest) / num
     return {
-        "shards": len(work),
-        "ccds": ccds,
-        "reading_s": reading,
-        "network_s": computing,
-        "both_s": both,
-        "processor_s": {"reading": reading_used, "network": computing_used, "both": used},
+        "shards": num,
+        "ccds": sum(len(one.cutouts.expnum) for one in opened),
+        "reading_s": reading["wall"],
+        "network_s": computing["wall"],
+        "both_s": both["wall"],
+        "reading_processor_s": reading["processor"],
+        "network_processor_s": computing["processor"],
+        "both_processor_s": both["processor"],
         "at_best_s": at_best,
-        "share_of_the_best": at_best / both,
+        "share_of_the_best": at_best / both["wall"],
     }
+
+
+class Stopwatch:
+    """Seconds by the clock and of the processor since the last look."""
+
+    def __init__(self) -> None:
+        self._at = time.perf_counter(), time.process_time()
+
+    def lap(self) -> dict[str, float]:
+        before, self._at = self._at, (time.perf_counter(), time.process_time())
+        return {"wall": self._at[0] - before[0], "processor": self._at[1] - before[1]}
+
+
+def print_table(found: Mapping[str, Found]) -> None:
+    """Every figure, the quartiles behind it, and whether it is what is aimed at."""
+    for title, row in found.items():
+        print(f"\n{title:36s} {'median':>9} {'quartiles':>19}")
+        for name, value in row.items():
+            spread = f"{value['low']:9.4g} {value['high']:9.4g}" if isinstance(value, Mapping) else ""
+            middle = value["median"] if isinstance(value, Mapping) else value
+            said = f"{middle:9.4g}" if isinstance(middle, int | float) else f"{middle!s:>9}"
+            aim = AIMS.get(name)
+            judged = "" if aim is None else f"   (aim at least {aim:g}: {'met' if middle >= aim else 'missed'})"
+            print(f"  {name:34s} {said} {spread:19s}{judged}".rstrip())
 
 
 def main() -> None:
@@ -228,34 +297,36 @@ def main() -> None:
     parser.add_argument("--exposures", type=int, default=8, help="in a shard")
     parser.add_argument("--ccds", type=int, default=14, help="of an exposure")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--ranks", type=int, nargs="*", default=[], help="also these numbers of ranks, e.g. 1 2")
+    parser.add_argument("--ranks", type=int, nargs="*", default=[], help="these numbers of ranks instead, e.g. 1 2")
     parser.add_argument("--fits", default="", help="a run folder: measure from its images instead")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--as-rank", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     views = RELEASE if options.size == "release" else ViewsConfig()
-    configs = []
-    for arch in options.arch:
-        plain = Config()
-        settings: dict[str, Any] = {"batch": options.batch, "precision": options.precision}
-        embedding = type(plain.embed)(**settings)
-        configs.append(Config(model=ModelConfig(arch=arch), views=views, embed=embedding))
+    settings: Found = {"batch": options.batch, "precision": options.precision}
+    configs = [
+        Config(model=ModelConfig(arch=arch), views=views, embed=EmbedConfig(**settings)) for arch in options.arch
+    ]
     if options.as_rank:
-        as_rank(options, configs[0])
+        as_rank(configs[0], RunFolder(Path(options.as_rank)))
         return
-    found: dict[str, Any] = {}
+    found: dict[str, Found] = {}
     if options.fits:
-        found["fits"] = on_fits(options)
+        found["from FITS"] = on_fits(options)
     else:
         with tempfile.TemporaryDirectory() as room:
+            folder = RunFolder(Path(room))
+            write_calibration(folder.output("calibration"), views, options.ccds)
             for number in range(options.shards):
-                path = Path(room) / f"shard-{number:05d}.h5"
+                path = folder.output("shards") / shard_name(number)
                 write_shard(path, views, options.exposures, options.ccds, number)
-            found["shards"] = [on_shards(options, config, Path(room)) for config in configs] if options.rounds else []
-            found["ranks"] = on_ranks(options, Path(room)) if options.ranks else []
-    print(json.dumps(found, indent=1))
+            if options.ranks:
+                found = on_ranks(options, folder)
+            else:
+                found = {f"{config.model.arch}, from shards": on_shards(options, config, folder) for config in configs}
+    print_table(found)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

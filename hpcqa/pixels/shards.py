@@ -7,7 +7,6 @@ when it is complete, so two runs in one folder, or a killed one and its successo
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError
 from hpcqa.instruments.base import Instrument
 from hpcqa.observe import Tracker
-from hpcqa.parallel.ranks import Ranks
+from hpcqa.parallel.ranks import Ranks, usable_cores
 from hpcqa.pixels import failures
 from hpcqa.pixels.exposures import CcdResult, CcdRow, read_exposure, relative_backgrounds
 from hpcqa.pixels.measure import NAMES, NUMBERS
@@ -250,10 +249,8 @@ class ShardFile:
 
 
 def num_workers(config: Config) -> int:
-    """Reading threads of this task."""
-    if config.shard.workers:
-        return config.shard.workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Reading threads of this task, whose ranks share a node's cores."""
+    return config.shard.workers or usable_cores()
 
 
 def write_shards(

@@ -1,8 +1,9 @@
 """The embed stage: each shard once through the network, one output file for each, and the control beside it.
 
 A file's content depends on its shard, the calibration and the network alone, so it does not matter which rank makes it.
-Reading the next batch overlaps with the network's work on this one, and so does getting the next shard ready: with
-`embed.source=fits` that means to read its exposures, into a shard that is thrown away afterwards (ssl/sources.py).
+Reading the next batch overlaps with the networks' work on this one, and so do writing the last shard's file and getting
+the next shard ready: with `embed.source=fits` that means to read its exposures, into a shard that is thrown away
+afterwards (ssl/sources.py).
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.folder import NAMES, RunFolder
@@ -40,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 CCD_VIEWS = ("context", "background", "detail")
 TRAINED, UNTRAINED = "embeddings", "embeddings-untrained"
+Columns = dict[str, np.ndarray]
+Look = Callable[[str, np.ndarray, np.ndarray], None]  # view, rows, images
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,11 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
             refuse_other_network(folder, network, names)
     mpi.barrier(ranks)  # nobody writes while the first one tidies up
     digest = stage_digest(config, "embed")
-    done = 0
     with sources.Opener(config, folder, calibration) as opener:
         mine = mpi.hand_out(work, ranks)
         missing = _missing(mine, opener, folder, networks, digest, update=config.survey.update)
-        for job in track(opened_ahead(missing, opener), "embed", total=len(work), unit="shards", shown=ranks.is_first):
-            for network in job.networks:
-                write_embeddings(config, folder, job, network, device, digest)
-                done += 1
-            opener.close(job.opened)
+        jobs = track(opened_ahead(missing, opener), "embed", total=len(work), unit="shards", shown=ranks.is_first)
+        done = embed_jobs(config, folder, jobs, opener, device, digest)
         tally = opener.tally
     counts = mpi.gather((done, tally), ranks)
     if counts is not None:
@@ -132,6 +132,25 @@ def opened_ahead(jobs: Iterator[Job], opener: sources.Opener) -> Iterator[Job]:
             yield dataclasses.replace(last, opened=future.result())
 
 
+def embed_jobs(
+    config: Config, folder: RunFolder, jobs: Iterable[Job], opener: sources.Opener, device: torch.device, digest: str
+) -> int:
+    """Embed opened shards and write their files, the last one's while the next one is worked on; how many files."""
+    done = 0
+    with ThreadPoolExecutor(1) as pool:
+        writing: Future[None] | None = None
+        for job in jobs:
+            found = embed_job(config, job, device)
+            opener.close(job.opened)
+            if writing is not None:
+                writing.result()
+            writing = pool.submit(write_embeddings, config, folder, job, found, digest)
+            done += len(job.networks)
+        if writing is not None:
+            writing.result()
+    return done
+
+
 def load_networks(backbone: Path, device: torch.device, *, control: bool) -> list[Network]:
     """The trained network, and the one it started as."""
     model, card = weights.load_backbone(backbone)
@@ -175,32 +194,36 @@ def is_embedded(folder: RunFolder, artifact: str, name: str, digest: str, parent
     return nearest is not None and store.is_current(nearest, catalog.EMBEDDING, config_digest=digest, parents=parents)
 
 
-def write_embeddings(
-    config: Config, folder: RunFolder, job: Job, network: Network, device: torch.device, digest: str
-) -> None:
-    """Embed one opened shard."""
+def embed_job(config: Config, job: Job, device: torch.device) -> list[Columns]:
+    """The columns of EMBEDDING for an opened shard, by each of the job's networks."""
     assert job.opened is not None
     cutouts = job.opened.cutouts
-    arrays = embed(cutouts, network.model, device, config.embed.batch, config.embed.precision)
-    if network.artifact == TRAINED:
-        arrays |= where(cutouts, config.embed.batch, config.views.background_softening)
-    attributes = dict(job.opened.attributes) | _names(network.model)
-    attributes |= {"failure_words": _failure_words(), "network": network.identity}
-    attributes["where_edges"] = [region_edges(config.views.background[axis], GRID[axis]).tolist() for axis in (0, 1)]
-    parents = {**job.parents, "network": network.identity}
-    provenance = Provenance(digest, parents, instrument=config.instrument.name)
-    output = folder.output(network.artifact) / job.source.name
-    store.write_arrays(output, catalog.EMBEDDING, arrays, provenance, attributes)
-
-
-def where(cutouts: sources.LocatedCutouts, batch: int, softening: float) -> dict[str, np.ndarray]:
-    """The columns of EMBEDDING that say where on a CCD its background deviates; CCDs without views get NaN."""
     maps = np.full((len(cutouts.expnum), *GRID), np.nan, np.float16)
-    seen = np.flatnonzero(cutouts.failed == 0)
-    for start in range(0, len(seen), batch):
-        rows = seen[start : start + batch]
-        maps[rows] = coarse_maps(cutouts.batch("background", rows), softening)
-    return {"where": maps, "background_bin": cutouts.background_bin}
+
+    def look(view: str, rows: np.ndarray, images: np.ndarray) -> None:
+        if view == "background":
+            maps[rows] = coarse_maps(images, config.views.background_softening)
+
+    models = [network.model for network in job.networks]
+    found = embed_by_each(cutouts, models, device, config.embed.batch, config.embed.precision, look)
+    where = {"where": maps, "background_bin": cutouts.background_bin}
+    return [
+        columns | (where if network.artifact == TRAINED else {})
+        for network, columns in zip(job.networks, found, strict=True)
+    ]
+
+
+def write_embeddings(config: Config, folder: RunFolder, job: Job, found: Sequence[Columns], digest: str) -> None:
+    """Write the file of each of a job's networks."""
+    assert job.opened is not None
+    edges = [region_edges(config.views.background[axis], GRID[axis]).tolist() for axis in (0, 1)]
+    for network, columns in zip(job.networks, found, strict=True):
+        attributes = dict(job.opened.attributes) | _names(network.model)
+        attributes |= {"failure_words": _failure_words(), "network": network.identity, "where_edges": edges}
+        parents = {**job.parents, "network": network.identity}
+        provenance = Provenance(digest, parents, instrument=config.instrument.name)
+        output = folder.output(network.artifact) / job.source.name
+        store.write_arrays(output, catalog.EMBEDDING, columns, provenance, attributes)
 
 
 def _failure_words() -> list[str]:
@@ -214,73 +237,85 @@ def _names(model: VisionTransformer) -> dict[str, list[str]]:
     return {"defect_names": of_ccds, "exposure_defect_names": defect_names(model.architecture, "focal_plane")}
 
 
-def embed(
-    cutouts: Cutouts, model: VisionTransformer, device: torch.device, batch: int, precision: str
-) -> dict[str, np.ndarray]:
-    """The columns of EMBEDDING for some shards; CCDs without views get NaN.
+def embed(cutouts: Cutouts, model: VisionTransformer, device: torch.device, batch: int, precision: str) -> Columns:
+    """`embed_by_each` of one network."""
+    return embed_by_each(cutouts, [model], device, batch, precision)[0]
+
+
+def embed_by_each(
+    cutouts: Cutouts,
+    models: Sequence[VisionTransformer],
+    device: torch.device,
+    batch: int,
+    precision: str,
+    look: Look | None = None,
+) -> list[Columns]:
+    """The columns of EMBEDDING for some shards, by each network; every image is read once.
 
     Args:
-        cutouts: rows in the order of the output.
+        cutouts: rows in the order of the output; CCDs without views get NaN.
         batch: images in one forward pass.
+        look: is shown the images as well, by the thread that reads them.
     """
-    rows = np.arange(len(cutouts.expnum))
-    seen = np.flatnonzero(cutouts.failed == 0)
-    arrays = {
+    rows = {view: np.flatnonzero(cutouts.failed == 0) for view in CCD_VIEWS}
+    rows["focal_plane"] = np.arange(len(cutouts.exposures))
+    batches = [(view, own[start : start + batch]) for view, own in rows.items() for start in range(0, len(own), batch)]
+    # Answers stay on the device until all is asked: fetching each would have the device wait for the host.
+    found: list[dict[str, list[tuple[Tensor, Tensor]]]] = [{view: [] for view in rows} for _ in models]
+    for view, values in _ahead(cutouts, batches, look):
+        images = as_images(values, device)
+        for model, answers in zip(models, found, strict=True):
+            answers[view].append(encode_with_answers(model, images, view, precision))
+    return [_columns(cutouts, model, rows, answers) for model, answers in zip(models, found, strict=True)]
+
+
+def _columns(
+    cutouts: Cutouts,
+    model: VisionTransformer,
+    rows: Mapping[str, np.ndarray],
+    found: Mapping[str, Sequence[tuple[Tensor, Tensor]]],
+) -> Columns:
+    num = len(cutouts.expnum)
+    vectors, answers = {}, {}
+    for view, pieces in found.items():
+        # One of no images says how wide the others are.
+        width, kinds = 3 * model.architecture.dim, len(defect_names(model.architecture, view))
+        nothing = torch.zeros(0, width), torch.zeros(0, kinds)
+        vectors[view], answers[view] = (
+            torch.cat([piece.cpu() for piece in of_kind]).numpy() for of_kind in zip(nothing, *pieces, strict=True)
+        )
+    return {
         "expnum": cutouts.expnum,
         "ccdnum": cutouts.ccdnum,
         "failed": cutouts.failed,
-        "numbers": cutouts.numbers(rows),
+        "numbers": cutouts.numbers(np.arange(num)),
         "exposure": cutouts.exposures,
+        **{view: _spread(vectors[view], rows[view], num) for view in CCD_VIEWS},
+        "defects": np.concatenate([_spread(answers[view], rows[view], num) for view in CCD_VIEWS], axis=1),
+        "focal_plane": vectors["focal_plane"],
+        "exposure_defects": answers["focal_plane"],
     }
-    answers = []
-    for view in CCD_VIEWS:
-        found = _through(_Images(cutouts, view), seen, model, device, batch, precision)
-        arrays[view] = _spread(found[0], seen, len(rows))
-        answers.append(_spread(found[1], seen, len(rows)))
-    arrays["defects"] = np.concatenate(answers, axis=1)
-    exposures = np.arange(len(cutouts.exposures))
-    focal = _through(_Images(cutouts, "focal_plane"), exposures, model, device, batch, precision)
-    arrays["focal_plane"], arrays["exposure_defects"] = focal
-    return arrays
 
 
-@dataclass(frozen=True)
-class _Images:
-    """One view of the cutouts, by rows of CCDs or of exposures."""
+def _ahead(
+    cutouts: Cutouts, batches: Sequence[tuple[str, np.ndarray]], look: Look | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The views and images of batches, read one ahead of the one in use."""
 
-    cutouts: Cutouts
-    view: str
+    def load(view: str, rows: np.ndarray) -> tuple[str, np.ndarray]:
+        images = cutouts.focal_plane(rows) if view == "focal_plane" else cutouts.batch(view, rows)
+        if look is not None:
+            look(view, rows, images)
+        return view, images
 
-    def load(self, rows: np.ndarray) -> np.ndarray:
-        if self.view == "focal_plane":
-            return self.cutouts.focal_plane(rows)
-        return self.cutouts.batch(self.view, rows)
-
-
-def _through(
-    images: _Images, rows: np.ndarray, model: VisionTransformer, device: torch.device, batch: int, precision: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings float32 (row, 3 D) and defect answers float32 (row, 2 K) of a view."""
-    width = 3 * model.architecture.dim
-    vectors = [np.zeros((0, width), np.float32)]
-    answers = [np.zeros((0, len(defect_names(model.architecture, images.view))), np.float32)]
-    for values in _ahead(images, [rows[start : start + batch] for start in range(0, len(rows), batch)]):
-        vector, answer = encode_with_answers(model, as_images(values, device), images.view, precision)
-        vectors.append(vector.cpu().numpy())
-        answers.append(answer.cpu().numpy())
-    return np.concatenate(vectors), np.concatenate(answers)
-
-
-def _ahead(images: _Images, batches: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Load batches, one ahead of the one in use."""
     with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(images.load, rows) for rows in batches[:1]]
+        waiting = [pool.submit(load, *one) for one in batches[:1]]
         for following in [*batches[1:], None]:
             if not waiting:
                 return
             values = waiting.pop().result()
             if following is not None:
-                waiting.append(pool.submit(images.load, following))
+                waiting.append(pool.submit(load, *following))
             yield values
 
 

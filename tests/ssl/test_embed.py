@@ -87,3 +87,21 @@ def test_a_damaged_row_is_an_error_with_its_sentence(model: VisionTransformer) -
     cutouts.damaged = {9}
     with pytest.raises(Exception, match="cannot be read; run `hpcqa verify`"):
         embed.embed(cutouts, model, CPU, 8, "fp32")
+
+
+def test_each_network_by_itself_or_all_at_once_and_every_image_read_once(model: VisionTransformer) -> None:
+    other = build(small_config().model, VIEWS, seed=4).eval()
+    seen: dict[str, list[int]] = {}
+
+    def look(view: str, rows: np.ndarray, images: np.ndarray) -> None:
+        assert len(images) == len(rows)
+        seen.setdefault(view, []).extend(rows.tolist())
+
+    cutouts = FakeCutouts()
+    cutouts.failed[5] = 2
+    both = embed.embed_by_each(cutouts, [model, other], CPU, 16, "fp32", look)
+    for network, found in zip((model, other), both, strict=True):
+        for name, values in embed.embed(cutouts, network, CPU, 16, "fp32").items():
+            assert np.array_equal(values, found[name], equal_nan=True), name
+    good = [row for row in range(48) if row != 5]
+    assert seen == {"context": good, "background": good, "detail": good, "focal_plane": list(range(12))}
