@@ -1,11 +1,13 @@
 """Where everything is in thousands of shards: one small file beside them, so that opening them opens none of them.
 
 A shard is looked into once. What was found, with its size and time of writing, is kept in index.hdf5; a shard that was
-written since is looked into again. The index is a cache: it may be removed at any time.
+written since is looked into again. Each task of the shard stage notes what it writes in a file of its own, so that the
+first reader need only join these files. They and the index are a cache: they may be removed at any time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 ARRAYS = ("context", "background", "background_noise", "detail", "numbers")
 _CCD_COLUMNS = ("expnum", "ccdnum", "failed", "background_bin")
 COLUMNS = (*_CCD_COLUMNS, "exposure", "exposure_band")
+_NOTES = "index-{}.hdf5"
 _FEW = 4  # so few shards are looked into without an index
 _MANY = 256  # so many new ones are looked into by several processes
 _MOST_PROCESSES = 16
@@ -117,12 +120,60 @@ def open_index(paths: Sequence[Path]) -> ShardIndex:
         return cached
     if cached is not None and -1 not in places:
         return _joined(paths, [_one_of(cached, place) for place in places])
-    new = iter(_look_into([path for path, place in zip(paths, places, strict=True) if place < 0]))
-    directories = [_one_of(cached, place) if cached and place >= 0 else next(new) for place in places]
+    noted, notes = _noted(paths[0].parent)
+    keys = [(path.name, *state) for path, state in zip(paths, states, strict=True)]
+    unknown = [place < 0 and key not in noted for place, key in zip(places, keys, strict=True)]
+    new = iter(_look_into([path for path, wanted in zip(paths, unknown, strict=True) if wanted]))
+    directories = [
+        _one_of(cached, place) if cached and place >= 0 else noted.get(key) or next(new)
+        for place, key in zip(places, keys, strict=True)
+    ]
     index = _joined(paths, directories)
-    if {name for name, *_ in known} <= {path.name for path in paths}:
-        _write_cache(paths, index)
+    names = [path.name for path in paths]
+    is_all = {name for name, *_ in (*known, *noted)} <= set(names)
+    if is_all and _write_cache(paths[0].parent / SHARD_INDEX_NAME, names, index):
+        for note in notes:
+            with contextlib.suppress(OSError):
+                note.unlink()
     return index
+
+
+class Notes:
+    """What one task of the shard stage notes of the shards that it writes, in a file beside them.
+
+    Args:
+        shards: their folder.
+        number: of the first one, which no other task writes.
+    """
+
+    def __init__(self, shards: Path, number: int) -> None:
+        self._target = shards / _NOTES.format(f"{number:05d}")
+        self._found: dict[str, Directory] = {}
+
+    def add(self, path: Path) -> None:
+        """Note a shard that is complete."""
+        try:
+            self._found[path.name] = read_directory(path)
+        except DataError as error:
+            logger.info("%s It is left to the first reader.", error)
+
+    def write(self) -> None:
+        """Write down what was noted so far, if anything was."""
+        names = list(self._found)
+        if names:
+            paths = [self._target.with_name(name) for name in names]
+            _write_cache(self._target, names, _joined(paths, list(self._found.values())))
+
+
+def _noted(shards: Path) -> tuple[dict[tuple[str, int, int], Directory], list[Path]]:
+    """What tasks noted of each (name, size, time), and their files."""
+    notes = sorted(shards.glob(_NOTES.format("*")))
+    noted: dict[tuple[str, int, int], Directory] = {}
+    for note in notes:
+        some, known = _read_cache(note)
+        if some is not None:
+            noted |= {key: _one_of(some, place) for key, place in known.items()}
+    return noted, notes
 
 
 def _states(paths: Sequence[Path]) -> list[tuple[int, int]]:
@@ -232,10 +283,14 @@ def _read_cache(path: Path) -> tuple[ShardIndex | None, dict[tuple[str, int, int
     return index, {key: place for place, key in enumerate(keys)}
 
 
-def _write_cache(paths: Sequence[Path], index: ShardIndex) -> None:
-    """Write the index; where that is not possible, the next reader looks into the shards again."""
+def _write_cache(target: Path, names: Sequence[str], index: ShardIndex) -> bool:
+    """Write an index of shards of some names; where that is not possible, the next reader looks into them again.
+
+    Returns:
+        Whether it was possible.
+    """
     columns = index.columns | {
-        "shard": np.array([path.name for path in paths], object),
+        "shard": np.array(names, object),
         "content": np.array(index.contents, object),
         "size": index.states[:, 0],
         "modified": index.states[:, 1],
@@ -244,8 +299,9 @@ def _write_cache(paths: Sequence[Path], index: ShardIndex) -> None:
         "offset": index.offsets,
     }
     attributes = {"number_names": list(index.names), "arrays": list(ARRAYS), "rows": [list(row) for row in index.rows]}
-    target = paths[0].parent / SHARD_INDEX_NAME
     try:
         store.write_arrays(target, SHARD_INDEX, columns, Provenance(""), attributes)
     except EnvironmentProblem as error:
         logger.info("%s The shards are looked into again next time.", error)
+        return False
+    return True

@@ -31,6 +31,7 @@ from hpcqa.parallel.ranks import Ranks, usable_cores
 from hpcqa.pixels import failures
 from hpcqa.pixels.exposures import CcdResult, CcdRow, read_exposure, relative_backgrounds
 from hpcqa.pixels.measure import NAMES, NUMBERS
+from hpcqa.pixels.shardindex import Notes
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +100,15 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
             tally.add(done)
     if tally.seen:
         logger.info("shard: %d of %d shards are there already", len(mine) - len(missing), len(mine))
+    notes = Notes(folder.output("shards"), min(missing, default=0))
     with Tracker("shard", total=len(missing), unit="shards", shown=ranks.is_first) as ticker:
         for start in range(0, len(missing), SHARDS_AT_ONCE):
             plans = plan_shards(manifest, missing[start : start + SHARDS_AT_ONCE])
-            for _, failed in write_shards(plans, folder.output("shards"), provenance, config):
+            for path, failed in write_shards(plans, folder.output("shards"), provenance, config):
                 tally.add(failed)
+                notes.add(path)
                 ticker.advance()
+            notes.write()
     report(tally, config)
 
 

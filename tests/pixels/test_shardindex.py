@@ -125,6 +125,81 @@ def test_several_processes_find_the_same(paths, monkeypatch):
     same(shardindex.open_index(paths), alone)
 
 
+def noted(paths, number=0):
+    notes = shardindex.Notes(paths[0].parent, number)
+    for path in paths:
+        notes.add(path)
+    notes.write()
+    return paths[0].parent / f"index-{number:05d}.hdf5"
+
+
+def test_what_tasks_noted_is_not_looked_into_again(paths, looked_into):
+    notes = [noted(paths[:3]), noted(paths[3:5], 3)]
+    looked_into.clear()
+    index = shardindex.open_index(paths)
+    assert looked_into == [path.name for path in paths[5:]]
+    assert not any(note.exists() for note in notes)
+    same(index, shardindex._joined(paths, [shardindex.read_directory(path) for path in paths]))
+    looked_into.clear()
+    same(shardindex.open_index(paths), index)
+    assert looked_into == []
+
+
+def test_notes_of_shards_that_were_replaced_do_not_count(paths, looked_into):
+    noted(paths)
+    write_shard(paths[2], 70, exposures=3)
+    looked_into.clear()
+    assert 7000 in shardindex.open_index(paths).columns["exposure"]
+    assert looked_into == [paths[2].name]
+
+
+def test_damaged_notes_are_told_and_done_without(paths, looked_into, caplog):
+    note = noted(paths)
+    content = bytearray(note.read_bytes())
+    with store.open_arrays(note, SHARD_INDEX) as file:
+        content[file.offset("offset")] ^= 1
+    note.write_bytes(content)
+    looked_into.clear()
+    caplog.set_level(logging.WARNING, "hpcqa")
+    shardindex.open_index(paths)
+    assert looked_into == [path.name for path in paths]
+    assert f"{note}: damaged" in caplog.text
+    assert not note.exists()
+
+
+def test_some_of_the_shards_leave_the_notes_to_others(paths, looked_into):
+    note = noted(paths)
+    looked_into.clear()
+    shardindex.open_index(paths[:5])
+    assert looked_into == []
+    assert note.exists()
+    assert not (paths[0].parent / SHARD_INDEX_NAME).exists()
+
+
+def test_a_shard_that_cannot_be_noted_is_left_to_the_reader(paths, looked_into, caplog):
+    caplog.set_level(logging.INFO, "hpcqa")
+    notes = shardindex.Notes(paths[0].parent, 0)
+    notes.write()
+    assert not list(paths[0].parent.glob("index-*"))
+    notes.add(paths[0].with_name("shard-99999.h5"))
+    assert "left to the first reader" in caplog.text
+
+
+def test_notes_that_another_reader_has_just_joined_are_not_missed(paths, monkeypatch):
+    note = noted(paths[:4])
+    expected = shardindex._joined(paths, [shardindex.read_directory(path) for path in paths])
+    read = shardindex._read_cache
+
+    def late(path):
+        if path == note:
+            path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(shardindex, "_read_cache", late)
+    same(shardindex.open_index(paths), expected)
+    assert store.verify(paths[0].parent / SHARD_INDEX_NAME, SHARD_INDEX) == []
+
+
 def test_where_nothing_can_be_written_it_works_without(paths, monkeypatch):
     def refuse(*_, **__):
         raise shardindex.EnvironmentProblem("no space.")

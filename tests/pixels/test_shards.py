@@ -17,7 +17,7 @@ from hpcqa.artifacts.catalog import SHARD
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.parallel.ranks import Ranks
-from hpcqa.pixels import exposures, shards
+from hpcqa.pixels import exposures, shardindex, shards
 from hpcqa.pixels.failures import BIT
 from hpcqa.pixels.measure import NAMES
 
@@ -96,13 +96,23 @@ def test_what_is_there_is_not_made_again(survey, monkeypatch):
     assert survey.shards()[1].stat().st_mtime_ns == stamps[1]
 
 
+def test_the_first_reader_finds_what_the_stage_noted(survey, monkeypatch):
+    for rank in range(2):
+        run(survey, Ranks(rank, 2))
+    assert len(list(survey.folder.output("shards").glob("index-*"))) == 2
+    expected = [shardindex.read_directory(path).content for path in survey.shards()]
+    monkeypatch.setattr(shardindex, "_FEW", 1)
+    monkeypatch.setattr(shardindex, "read_directory", lambda path: pytest.fail(f"{path} was looked into"))
+    assert list(shardindex.open_index(survey.shards()).contents) == expected
+
+
 def test_other_settings_make_other_shards(survey):
     run(survey)
     before = contents(survey)
     survey.config = replace(survey.config, views=replace(survey.config.views, asinh_softening=5.0))
     run(survey)
     assert contents(survey) != before
-    run(survey, workers=1, read_timeout=20.0)
+    run(survey, workers=1, read_timeout=3600.0)
     assert len(survey.shards()) == 2
 
 
