@@ -70,5 +70,6 @@ def survey(tmp_path):
         write_exposure(images[1000 + place], ccds, place)
     folder = RunFolder(tmp_path / "run")
     write_manifest(folder.output("manifest"), images, ccds)
-    config = replace(Config(), run=str(folder.path), shard=ShardConfig(workers=2))
+    # A machine so busy that it stops for minutes is no file system that hangs.
+    config = replace(Config(), run=str(folder.path), shard=ShardConfig(workers=2, read_timeout=3600.0))
     return TinySurvey(folder, config, images, [ccd.ccdnum for ccd in ccds])
