@@ -355,11 +355,16 @@ def import_weights_command(words: list[str]) -> int:
     """`hpcqa import-weights FILE OUT [settings]`: the settings say for which network and views."""
     files = [word for word in words if "=" not in word]
     if len(files) != 2:
-        raise ConfigError("expected a file of weights and the backbone.safetensors to write.")
+        raise ConfigError(
+            f"import-weights: expected two files, `hpcqa import-weights WEIGHTS RUN/backbone.safetensors [key=value]`, "
+            f"got {' and '.join(files) or 'none'}."
+        )
     from hpcqa.compose import compose
     from hpcqa.ssl.published import import_weights
 
     config = compose([word for word in words if "=" in word])
     card = import_weights(Path(files[0]), Path(files[1]), config.model, config.views)
-    print(f"{files[1]}: {card['architecture']}")
+    network = card["architecture"]
+    views = ", ".join(network["stems"])
+    print(f"{files[1]}: written, {network['depth']} blocks of width {network['dim']} for the views {views}.")
     return 0

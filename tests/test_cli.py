@@ -70,7 +70,7 @@ def test_cfg_job_shows_the_composed_configuration(tmp_path):
         (["estimate", "--quick"], 2, "--quick: no such switch"),
         (["sweep-table", "nowhere"], 3, "nowhere: no runs of a sweep"),
         (["sweep-table", "a", "by=b"], 2, "by: no such setting"),
-        (["import-weights", "x"], 2, "expected a file of weights"),
+        (["import-weights", "x"], 2, "RUN/backbone.safetensors [key=value]`, got x."),
     ],
 )
 def test_a_mistake_is_one_sentence_on_stderr(words, code, said, tmp_path):

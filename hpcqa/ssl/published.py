@@ -84,7 +84,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, SafetensorError | OSError):
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, SafetensorError):
         return str(error).splitlines()[0]
     if isinstance(error, EOFError):
         return "it is empty or cut short"

@@ -66,13 +66,19 @@ def read_card(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"{path}: not found; run `hpcqa pretrain` or `hpcqa import-weights` first.") from None
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: not a readable safetensors file ({error}); remove it and make it again.") from None
+        raise DataError(
+            f"{path}: not a readable safetensors file ({error}); make it again, or bring published weights in with "
+            f"`hpcqa import-weights {path} OUT.safetensors`."
+        ) from None
     try:
         card = json.loads(text or "null")
     except ValueError:
         card = None
     if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise DataError(f"{path}: safetensors without a card of hpcqa; bring it in with `hpcqa import-weights {path}`.")
+        raise DataError(
+            f"{path}: safetensors without a card of hpcqa; bring it in with "
+            f"`hpcqa import-weights {path} OUT.safetensors`."
+        )
     if card.get("version") != FORMAT_VERSION:
         raise DataError(f"{path}: card version {card.get('version')}, expected {FORMAT_VERSION}; export it again.")
     return card
