@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.pixels.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.scan import Scan, add_binned
 from hpcqa.pixels.sky import clipped, clipped_level
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from hpcqa.config import ViewsConfig
+from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources, cell_side, cells, joined_cells
-from hpcqa.pixels.kernels import fast_kernel, kernel
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import Sky
 from hpcqa.pixels.stars import Stars, X, Y

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from hpcqa.kernels import kernel
 from hpcqa.pixels import lanes, plio, rice, ricelanes
-from hpcqa.pixels.kernels import kernel
 
 Array = np.ndarray[Any, Any]
 Whole = Any  # a whole number, of the width that numba finds for it

@@ -20,7 +20,7 @@ import numpy as np
 from numba import types
 
 from hpcqa.errors import DataError
-from hpcqa.pixels.kernels import kernel
+from hpcqa.kernels import kernel
 from hpcqa.pixels.shardindex import state_of
 
 _VECTORS = 512  # parts of one read; systems allow 1,024

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources
-from hpcqa.pixels.kernels import fast_kernel, kernel
 from hpcqa.pixels.medians import known_median
 from hpcqa.pixels.profiles import CHUNKS, extent, reference_level, thinned
 from hpcqa.pixels.scan import Scan

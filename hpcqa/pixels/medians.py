@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.pixels.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, kernel
 
 _SAMPLE = 64
 _ASIDE = 12  # places in the sample on both sides of a rank that the first limits are at: three standard deviations

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.pixels.kernels import kernel
+from hpcqa.kernels import kernel
 
 Array = np.ndarray[Any, Any]
 Whole = Any  # a whole number, of the width that numba finds for it

@@ -14,9 +14,9 @@ import numpy as np
 import scipy.fft
 
 from hpcqa.instruments.base import Region
+from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
-from hpcqa.pixels.kernels import fast_kernel, kernel
 from hpcqa.pixels.medians import known_median, median
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import MAD, Sky

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from hpcqa.kernels import kernel
 from hpcqa.pixels.decoder import read_next, rooms
-from hpcqa.pixels.kernels import kernel
 from hpcqa.pixels.scan import scan_rows
 
 

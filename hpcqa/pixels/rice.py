@@ -18,7 +18,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from hpcqa.pixels.kernels import kernel
+from hpcqa.kernels import kernel
 
 Array = np.ndarray[Any, Any]
 Whole = Any  # a whole number, of the width that numba finds for it

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from hpcqa.kernels import kernel
 from hpcqa.pixels import lanes, rice
-from hpcqa.pixels.kernels import kernel
 from hpcqa.pixels.lanes import all_lanes, any_above, leading_zeros
 
 Array = np.ndarray[Any, Any]

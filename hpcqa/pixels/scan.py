@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.pixels.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, kernel
 
 # The binned image that sources are found on has at most this many pixels along a side: 4x4 binning for a 2k x 4k CCD.
 WORKING_SIDE = 1024

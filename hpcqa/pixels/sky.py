@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcqa.kernels import kernel
 from hpcqa.pixels import medians
-from hpcqa.pixels.kernels import kernel
 
 SAMPLES = 1 << 15
 MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation

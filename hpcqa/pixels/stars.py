@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources
-from hpcqa.pixels.kernels import fast_kernel, kernel
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.streaks import Streak, find_streaks
 

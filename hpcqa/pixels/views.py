@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcqa.config import ViewsConfig
+from hpcqa.kernels import kernel
 from hpcqa.pixels import cutouts
 from hpcqa.pixels.background import find_sources
 from hpcqa.pixels.failures import BIT
-from hpcqa.pixels.kernels import kernel
 from hpcqa.pixels.measure import Facts, Found, expected_noise, measure, pack, split_column
 from hpcqa.pixels.profiles import reference_level
 from hpcqa.pixels.scan import Scan, Sums, scan

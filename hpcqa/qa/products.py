@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numba
 import numpy as np
 import torch
 
+from hpcqa.kernels import fast_kernel
 from hpcqa.qa import select
 
 # A block of products, and the references that made it, stay in the second cache of a core.
@@ -35,7 +35,6 @@ TINY = 2.0**-120
 # Factors up to this size are kept, those of larger reference sets made again for every block of queries: a process may
 # have half a dozen sets, a node 64 processes.
 KEPT_BYTES = 1 << 27
-FASTMATH = {"nsz", "nnan", "contract", "reassoc"}
 
 
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
@@ -283,7 +282,7 @@ def _factors(
     return torch.from_numpy(bits).view(torch.bfloat16), squares.astype(np.float64), errors.astype(np.float64)
 
 
-@numba.njit(nogil=True, fastmath=FASTMATH)  # type: ignore[untyped-decorator]
+@fast_kernel
 def _centred(rows: np.ndarray, centre: np.ndarray, times: np.float32, made: np.ndarray, squares: np.ndarray) -> None:
     for row in range(rows.shape[0]):
         total = np.float32(0.0)
@@ -294,7 +293,7 @@ def _centred(rows: np.ndarray, centre: np.ndarray, times: np.float32, made: np.n
         squares[row] = total
 
 
-@numba.njit(nogil=True, fastmath=FASTMATH)  # type: ignore[untyped-decorator]
+@fast_kernel
 def _centred_bf16(
     rows: np.ndarray,
     centre: np.ndarray,

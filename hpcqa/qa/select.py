@@ -6,73 +6,38 @@ compilers turn into vector instructions; only the few chunks with something smal
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
+from numba import types
+from numba.extending import overload
+
+from hpcqa.kernels import fast_kernel
 
 CHUNK = 32
-FASTMATH = {"nsz", "nnan", "contract"}
 # Half the spacing of bfloat16 numbers, relative, and a little more: what rounding a product to them may have added.
 BF16_ROUNDING = np.float32(2.0**-8 * 1.008)
 
 
-@numba.njit(fastmath=FASTMATH)  # type: ignore[untyped-decorator]
-def _of_float32(product: np.float32) -> np.float32:
-    return product
+def _least(product: Any) -> Any:
+    """The least that a product may have been before it was rounded: a float32, or the bits of a bfloat16 as uint16."""
+    raise NotImplementedError("of use in compiled loops only")
 
 
-@numba.njit(fastmath=FASTMATH)  # type: ignore[untyped-decorator]
-def _of_bfloat16(product: np.uint16) -> Any:
-    """The least that a product may have been before it was rounded."""
-    rounded = np.uint32(np.uint32(product) << np.uint32(16)).view(np.float32)
-    return rounded - BF16_ROUNDING * abs(rounded)
+@overload(_least, inline="always")  # type: ignore[untyped-decorator]
+def _least_of(product: Any) -> Any:
+    # numba wants all of the same signature, annotations included.
+    def of_float32(product: Any) -> Any:
+        return product
+
+    def of_bfloat16(product: Any) -> Any:
+        rounded = np.uint32(np.uint32(product) << np.uint32(16)).view(np.float32)
+        return rounded - BF16_ROUNDING * abs(rounded)
+
+    return of_float32 if product == types.float32 else of_bfloat16
 
 
-def _compiled(read: Callable[[Any], Any]) -> Callable[..., None]:
-    @numba.njit(nogil=True, fastmath=FASTMATH)  # type: ignore[untyped-decorator]
-    def kernel(
-        products: np.ndarray,
-        lows: np.ndarray,
-        lengths: np.ndarray,
-        slopes: np.ndarray,
-        first: int,
-        ranges: np.ndarray,
-        values: np.ndarray,
-        places: np.ndarray,
-    ) -> None:
-        wanted, width = values.shape[1], products.shape[1]
-        for query in range(products.shape[0]):
-            row, best, where, slope = products[query], values[query], places[query], slopes[query]
-            low, high = ranges[query, 0] - first, ranges[query, 1] - first
-            worst = best[wanted - 1]
-            for start in range(0, width, CHUNK):
-                stop = min(start + CHUNK, width)
-                near = stop - start < CHUNK
-                if not near:
-                    for offset in range(CHUNK):
-                        # Unsigned: numba's wraparound of negative indices keeps a loop from becoming vectors.
-                        at = np.uintp(start) + np.uintp(offset)
-                        near |= read(row[at]) + (lows[at] - slope * lengths[at]) < worst
-                if not near:
-                    continue
-                for column in range(start, stop):
-                    value = read(row[column]) + (lows[column] - slope * lengths[column])
-                    if value < worst and not (low <= column < high):
-                        place = wanted - 1
-                        while place > 0 and best[place - 1] > value:
-                            best[place], where[place] = best[place - 1], where[place - 1]
-                            place -= 1
-                        best[place], where[place] = value, first + column
-                        worst = best[wanted - 1]
-
-    return kernel  # type: ignore[no-any-return]
-
-
-_KERNELS = {np.dtype(np.float32): _compiled(_of_float32), np.dtype(np.uint16): _compiled(_of_bfloat16)}
-
-
+@fast_kernel
 def smallest(
     products: np.ndarray,
     lows: np.ndarray,
@@ -94,4 +59,27 @@ def smallest(
         ranges: int64 (query, 2), numbers of columns [start, stop) that a query leaves out.
         values: float32 (query, wanted), ascending; places: int64 (query, wanted), their numbers. Both are updated.
     """
-    _KERNELS[products.dtype](products, lows, lengths, slopes, first, ranges, values, places)
+    wanted, width = values.shape[1], products.shape[1]
+    for query in range(products.shape[0]):
+        row, best, where, slope = products[query], values[query], places[query], slopes[query]
+        low, high = ranges[query, 0] - first, ranges[query, 1] - first
+        worst = best[wanted - 1]
+        for start in range(0, width, CHUNK):
+            stop = min(start + CHUNK, width)
+            near = stop - start < CHUNK
+            if not near:
+                for offset in range(CHUNK):
+                    # Unsigned: numba's wraparound of negative indices keeps a loop from becoming vectors.
+                    at = np.uintp(start) + np.uintp(offset)
+                    near |= _least(row[at]) + (lows[at] - slope * lengths[at]) < worst
+            if not near:
+                continue
+            for column in range(start, stop):
+                value = _least(row[column]) + (lows[column] - slope * lengths[column])
+                if value < worst and not (low <= column < high):
+                    place = wanted - 1
+                    while place > 0 and best[place - 1] > value:
+                        best[place], where[place] = best[place - 1], where[place - 1]
+                        place -= 1
+                    best[place], where[place] = value, first + column
+                    worst = best[wanted - 1]

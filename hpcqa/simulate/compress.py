@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.simulate.jit import compiled
+from hpcqa.kernels import kernel
 
 NUM_RANDOM = 10_000
 NULL_VALUE = -2147483647  # cfitsio's code for NaN, the ZBLANK of the header
@@ -89,7 +89,7 @@ def compress_integers(image: np.ndarray) -> Compressed:
     return Compressed((rows, cols), heap, sizes, np.zeros(rows, bool), ones, zeros, True, 0, False)
 
 
-@compiled
+@kernel
 def _row_noise(row: np.ndarray) -> float:
     """Noise of a row from third-order differences two pixels apart; 0 for a constant row."""
     differences = np.empty(row.size - 4, np.float32)
@@ -102,7 +102,7 @@ def _row_noise(row: np.ndarray) -> float:
     return NOISE3 * float(np.median(differences[:count])) if count else 0.0
 
 
-@compiled
+@kernel
 def _quantize_row(
     row: np.ndarray, tile: int, dither_seed: int, scale: float, zero: float, random: np.ndarray, out: np.ndarray
 ) -> None:
@@ -119,7 +119,7 @@ def _quantize_row(
             position = int(random[seed] * 500)
 
 
-@compiled
+@kernel
 def _encode_floats(
     image: np.ndarray,
     quantize: float,
@@ -142,13 +142,13 @@ def _encode_floats(
         sizes[row] = _rice(integers, buffer[row])
 
 
-@compiled
+@kernel
 def _encode_integers(image: np.ndarray, buffer: np.ndarray, sizes: np.ndarray) -> None:
     for row in range(image.shape[0]):
         sizes[row] = _rice(image[row], buffer[row])
 
 
-@compiled
+@kernel
 def _rice(values: np.ndarray, out: np.ndarray) -> int:
     """RICE_1 code of int32 values in blocks of 32 into `out` (at least 5 bytes a value); returns the bytes used."""
     first = np.uint32(values[0])
@@ -178,7 +178,7 @@ def _rice(values: np.ndarray, out: np.ndarray) -> int:
     return used
 
 
-@compiled
+@kernel
 def _map_differences(values: np.ndarray, last: Any, mapped: np.ndarray) -> float:
     """Differences from the value before, small numbers for small ones of either sign; returns their sum."""
     total = 0.0
@@ -193,7 +193,7 @@ def _map_differences(values: np.ndarray, last: Any, mapped: np.ndarray) -> float
     return total
 
 
-@compiled
+@kernel
 def _split(total: float, size: int) -> int:
     """How many low bits of each difference are written as they are."""
     split = 0
@@ -204,7 +204,7 @@ def _split(total: float, size: int) -> int:
     return split
 
 
-@compiled
+@kernel
 def _put_split(
     out: np.ndarray, used: int, pending: np.uint64, num_pending: int, value: np.uint32, split: int
 ) -> tuple[int, np.uint64, int]:
@@ -220,7 +220,7 @@ def _put_split(
     return used, pending, num_pending
 
 
-@compiled
+@kernel
 def _put(
     out: np.ndarray, used: int, pending: np.uint64, num_pending: int, value: Any, bits: Any
 ) -> tuple[int, np.uint64, int]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from hpcqa.instruments.base import Region
-from hpcqa.simulate.jit import compiled
+from hpcqa.kernels import kernel
 from hpcqa.simulate.light import smooth
 from hpcqa.streams import stream
 
@@ -32,7 +32,7 @@ def amplifier_gains(seed: int, expnum: int, ccdnum: int, band: str, number: int)
     return np.asarray(own + stream(seed, "simulate", expnum, "gain", ccdnum).normal(0, 0.0003, number))
 
 
-@compiled
+@kernel
 def enlarge(grid: np.ndarray, step: int, image: np.ndarray, factor: float) -> None:
     """Fill a float32 image with `factor` times a coarse grid (nodes at multiples of `step`), interpolated linearly."""
     for row in range(image.shape[0]):
@@ -89,7 +89,7 @@ def saturate(image: np.ndarray, mask: np.ndarray, saturation: float) -> tuple[in
     return _bleed(image, mask, float(saturation))
 
 
-@compiled
+@kernel
 def _bleed(image: np.ndarray, mask: np.ndarray, saturation: float) -> tuple[int, int]:
     num_saturated, num_trails = 0, 0
     rows = image.shape[0]

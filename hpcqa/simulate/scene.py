@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpcqa.kernels import kernel
 from hpcqa.simulate.conditions import Conditions
-from hpcqa.simulate.jit import compiled
 from hpcqa.simulate.optics import GALAXIES, OVERSAMPLING, Stamps
 
 # Stars and galaxies brighter than magnitude 22 on a pixel, as at high galactic latitude; the slopes of their counts.
@@ -60,7 +60,7 @@ def add_sources(image: np.ndarray, sources: Sources, stamps: Stamps, noise: floa
     _add_stamps(image, sources.rows, sources.cols, sources.flux, sources.kind, stamps.light, 0.03 * noise)
 
 
-@compiled
+@kernel
 def _add_stamps(
     image: np.ndarray,
     rows: np.ndarray,
@@ -86,7 +86,7 @@ def _add_stamps(
                     image[r, c] += value
 
 
-@compiled
+@kernel
 def add_line(
     image: np.ndarray, mask: np.ndarray, line: tuple[float, float, float], width: float, peak: float, code: int
 ) -> None:
@@ -126,7 +126,7 @@ def add_halo(image: np.ndarray, row: float, col: float, flux: float, floor: floa
         _fill_halo(image[row0:row1, col0:col1], row - row0, col - col0, flux, floor, spikes)
 
 
-@compiled
+@kernel
 def _fill_halo(image: np.ndarray, row: float, col: float, flux: float, floor: float, spikes: float) -> None:
     for r in range(image.shape[0]):
         for c in range(image.shape[1]):

@@ -169,7 +169,7 @@ def test_without_a_place_for_machine_code(tmp_path, home):
         "def refuse(self): raise OSError('read-only')\n"
         "c.InTreeCacheLocator.ensure_cache_path = refuse\n"
         "HOME\n"
-        "from hpcqa.pixels.kernels import kernel\n"
+        "from hpcqa.kernels import kernel\n"
         "from example import double\n"
         "assert kernel(double)(21) == 42\n"
     ).replace("HOME", "c.UserWideCacheLocator.ensure_cache_path = refuse" if home == "nowhere" else "")

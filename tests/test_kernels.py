@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcqa.pixels import kernels
+from hpcqa import kernels
 
-INNER = "from hpcqa.pixels.kernels import kernel\n\n@kernel\ndef change(x):\n    return x + {}\n"
+INNER = "from hpcqa.kernels import kernel\n\n@kernel\ndef change(x):\n    return x + {}\n"
 OUTER = """
 from hpcqa.pixels.inner import change
-from hpcqa.pixels.kernels import kernel
+from hpcqa.kernels import kernel
 
 @kernel
 def twice(x):
@@ -27,7 +27,7 @@ def package(tmp_path):
     pixels.mkdir(parents=True)
     (tmp_path / "hpcqa" / "__init__.py").touch()
     (pixels / "__init__.py").touch()
-    shutil.copy(Path(kernels.__file__), pixels / "kernels.py")
+    shutil.copy(Path(kernels.__file__), tmp_path / "hpcqa" / "kernels.py")
     (pixels / "inner.py").write_text(INNER.format(1))
     (pixels / "outer.py").write_text(OUTER)
     return pixels
