@@ -91,7 +91,9 @@ def _buffer(shape: tuple[int, int]) -> NDArray[np.int32]:
 def _pixels_to_leave_out(dq: NDArray[np.int32], context: CcdContext, instrument: Instrument) -> NDArray[np.bool_]:
     """What `instrument.masked` says, which is asked about the few pixels that are not zero: zero is always good."""
     masked: NDArray[np.bool_] = dq != 0
-    masked[masked] = instrument.masked(dq[masked], context)
+    places = np.flatnonzero(masked)
+    good = ~instrument.masked(np.ascontiguousarray(dq).ravel()[places], context)
+    masked.ravel()[places[good]] = False
     return masked
 
 
