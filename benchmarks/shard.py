@@ -1,16 +1,17 @@
 """From compressed FITS to a finished shard: hpcqa beside the published style done by astropy and numpy, in one run.
 
-    python benchmarks/shard.py [--ccds 12] [--hdus 60] [--rounds 3] [--masks] [--json FILE]
+    python benchmarks/shard.py [--ccds 60] [--hdus 60] [--rounds 3] [--masks] [--json FILE]
 
 The exposure is synthetic: `--hdus` CCDs of 4094 x 2046 float32 pixels, RICE_1, one-row tiles, SUBTRACTIVE_DITHER_1,
 q = 4, with stars; a few different CCDs are repeated, and `--ccds` of them, spread over the file, are timed. hpcqa makes
 all views (DECam's: context 512 x 256, background 256 x 128, detail 256 x 256) and all numbers of each CCD. The
 published style opens the file once for each CCD, makes one 512 x 256 stretched image from it and writes it as a dataset
 of its own to a file that is opened again each time; it measures nothing but a level and a noise, from one pixel in 64.
-`decoding` is hpcqa's reader alone. hpcqa reads the CCDs EXPOSURES times for one shard file, so that the file holds as
-many as one real exposure (a real shard has 16): what a file costs by itself is not what a CCD costs. With --masks an
-exposure of masks (RICE_1, codes on 1 % of the pixels) lies beside the images; only hpcqa reads it. Methods take turns,
-times are CPU seconds (wall time too), the best of the rounds; then one thread and two, turn by turn, by wall time.
+`decoding` is hpcqa's reader alone. By default all CCDs of the file are timed: hpcqa reads the headers of all of them
+once for each exposure, so that fewer would have to pay for those of the others. Fewer are read several times for one
+shard file, so that it holds as many as one real exposure (a real shard has 16). With --masks an exposure of masks
+(RICE_1, codes on 1 % of the pixels) lies beside the images; only hpcqa reads it. Methods take turns, times are CPU
+seconds (wall time too), the best of the rounds; then one thread and two, turn by turn, by wall time.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ from hpcqa.pixels.shards import ShardPlan, write_shards
 
 SHAPE = (4094, 2046)
 DIFFERENT = 3
-EXPOSURES = 5
 
 
 def write_exposure(path: Path, num: int, hdus: int, masks: bool) -> list[CcdRow]:
@@ -149,7 +149,7 @@ def threads(rows: list[CcdRow], folder: Path, rounds: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ccds", type=int, default=12, help="CCDs that are timed")
+    parser.add_argument("--ccds", type=int, default=60, help="CCDs that are timed")
     parser.add_argument("--hdus", type=int, default=60, help="CCDs in the file")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--masks", action="store_true", help="hpcqa reads masks too")
@@ -160,9 +160,10 @@ def main() -> None:
         path = folder / "c4d_170101_000000_ooi_r_v1.fits.fz"
         rows = write_exposure(path, options.ccds, options.hdus, options.masks)
         num = len(rows)
+        exposures = max(1, round(options.hdus / num))
         methods: dict[str, tuple[Callable[[], None], int]] = {
             "decoding alone": (lambda: decode(rows), num),
-            "hpcqa, all views and numbers": (lambda: make_shard(rows, folder, 1, EXPOSURES), num * EXPOSURES),
+            "hpcqa, all views and numbers": (lambda: make_shard(rows, folder, 1, exposures), num * exposures),
             "published style, one image": (lambda: published_style(rows, folder), num),
         }
         make_shard(rows[:1], folder, 1, 1)
