@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import logging
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -19,6 +20,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import caching
+
+logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,6 +47,12 @@ def remove_stale(cache: Path, current: str) -> None:
 
 
 @cache
+def _say(package: Path) -> None:
+    """Tell once why the first start takes longer: those over pixels take a minute (AMD EPYC, a core)."""
+    logger.info("compiling the loops of hpcqa.%s for this processor, once; later starts find them", package.name)
+
+
+@cache
 def _cache_of(package: Path) -> type[caching.FunctionCache]:
     """Numba's cache, in a place for machine code of these sources of a package only."""
     folder = _FOLDERS + sources_digest(package)
@@ -62,6 +71,12 @@ def _cache_of(package: Path) -> type[caching.FunctionCache]:
 
     class Cache(caching.FunctionCache):  # type: ignore[misc]
         _impl_class = Places
+
+        def load_overload(self, signature: Any, target_context: Any) -> Any:
+            found = super().load_overload(signature, target_context)
+            if found is None:
+                _say(package)
+            return found
 
         def save_overload(self, signature: Any, compiled: Any) -> None:
             # A full disk, or a folder that newer sources have just removed, costs time later but nothing else.
