@@ -19,22 +19,24 @@ CHUNK = 32
 BF16_ROUNDING = np.float32(2.0**-8 * 1.008)
 
 
+# numba wants both of the same signature, annotations included.
+def _of_float32(product: Any) -> Any:
+    return product
+
+
+def _of_bfloat16(product: Any) -> Any:
+    rounded = np.uint32(np.uint32(product) << np.uint32(16)).view(np.float32)
+    return rounded - BF16_ROUNDING * abs(rounded)
+
+
 def _least(product: Any) -> Any:
     """The least that a product may have been before it was rounded: a float32, or the bits of a bfloat16 as uint16."""
-    raise NotImplementedError("of use in compiled loops only")
+    return _of_bfloat16(product) if isinstance(product, np.uint16) else _of_float32(product)
 
 
 @overload(_least, inline="always")  # type: ignore[untyped-decorator]
-def _least_of(product: Any) -> Any:
-    # numba wants all of the same signature, annotations included.
-    def of_float32(product: Any) -> Any:
-        return product
-
-    def of_bfloat16(product: Any) -> Any:
-        rounded = np.uint32(np.uint32(product) << np.uint32(16)).view(np.float32)
-        return rounded - BF16_ROUNDING * abs(rounded)
-
-    return of_float32 if product == types.float32 else of_bfloat16
+def _compiled_least(product: Any) -> Any:
+    return _of_float32 if product == types.float32 else _of_bfloat16
 
 
 @fast_kernel
