@@ -31,7 +31,7 @@ from hpcqa.config import Config
 from hpcqa.config.frozen import base_runs, load
 from hpcqa.pixels.dataset import ShardSet
 from hpcqa.qa import metrics
-from hpcqa.qa.blocks import NumberScale, Raw
+from hpcqa.qa.blocks import EMBEDDINGS, NUMBERS, NumberScale, Raw
 from hpcqa.qa.embedded import Embedded, ExposureTable, read_scale
 from hpcqa.qa.evaluate import Truth, differences, figures, find_truth
 from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, recipe_of
@@ -43,7 +43,7 @@ from hpcqa.ssl.encode import POOLS, as_images, encode_with_answers
 from hpcqa.ssl.vit import VisionTransformer, build
 
 CCD_VIEWS = ("context", "background", "detail")
-NUMBERS, NETWORK = ("numbers", "contrast"), ("network", "defects")
+NETWORK = (*EMBEDDINGS, "defects")
 SHOWN = (
     ("average_precision", "AP"),
     ("roc_area_few_ccds", "ROC area, 1 or 2 bad CCDs"),
@@ -97,11 +97,11 @@ class Survey:
         return self._images[view]
 
     def through(self, model: VisionTransformer, views: Sequence[str]) -> Raw:
-        """The blocks of `hpcqa embed`; a view that is left out is a block that says nothing."""
+        """The blocks of `hpcqa embed`, of some views; the maps of the focal plane count beside those of CCDs."""
         found = {view: self._through(model, view) for view in views}
         nothing = np.zeros((len(self.rows), 1), np.float32)
-        ccd = {"numbers": self.numbers}
-        ccd |= {view: found[view][0] if view in found else nothing for view in CCD_VIEWS}
+        ccd = {"numbers": self.numbers, "background": nothing}
+        ccd |= {view: found[view][0] for view in CCD_VIEWS if view in found}
         answers = [found[view][1] for view in views if view != "focal_plane" and found[view][1].shape[1]]
         ccd["defects"] = np.concatenate(answers, axis=1) if answers else nothing
         exposure = {}
@@ -210,12 +210,12 @@ def of_checkpoints(run: Path, known: Mapping[str, Any], at: Sequence[int]) -> It
 def scores_of(survey: Survey, entry: Entry, *, by_pool: bool) -> dict[str, Any]:
     """What the store keeps of a network."""
     raw = survey.through(entry.model, entry.views)
-    channels = {"network": NETWORK, "embeddings": ("network",), "numbers+network": (*NUMBERS, *NETWORK)}
+    channels = {"network": NETWORK, "embeddings": EMBEDDINGS, "numbers+network": (*NUMBERS, *NETWORK)}
     if not entry.step:
-        channels = {"network": ("network",), "numbers+network": (*NUMBERS, "network")}
+        channels = {"network": EMBEDDINGS, "numbers+network": (*NUMBERS, *EMBEDDINGS)}
     found = {name: survey.score(raw, names).tolist() for name, names in channels.items()}
     for pool in (*POOLS, "equal") if by_pool else ():
-        found[f"embeddings, {pool}"] = survey.score(pooled(raw, pool), ("network",)).tolist()
+        found[f"embeddings, {pool}"] = survey.score(pooled(raw, pool), EMBEDDINGS).tolist()
     return {"step": entry.step, "images": entry.images, "views": list(entry.views), "scores": found}
 
 

@@ -262,7 +262,7 @@ CCD_DECISIONS = Schema(
 
 CLASSIFIER = Schema(
     "classifier",
-    1,
+    2,
     (
         # Settings, names and scalers are attributes; the reference set is what the neighbours are looked up in.
         Column("ccd_expnum", "int64", "Exposure of each reference CCD.", dims=("reference_ccd",)),

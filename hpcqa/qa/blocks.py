@@ -1,9 +1,10 @@
 """From measured numbers and embeddings to the features that neighbours are looked up in.
 
-Four kinds of evidence ("channels") stay apart, each with features of its own for a CCD and for an exposure: `numbers`
+Kinds of evidence ("channels") stay apart, each with features of its own for a CCD and for an exposure: `numbers`
 (measured, robustly standardised), `contrast` (how a CCD's numbers differ from its exposure's, which shows what is wrong
-with one or two CCDs whatever the weather), `network` (embeddings of the views, reduced by PCA without whitening) and
-`defects` (what the injected-defect heads answer).
+with one or two CCDs whatever the weather), the network's embeddings of `maps` (CCD backgrounds and focal plane), of the
+whole CCD (`context`) and of star stamps (`detail`), each reduced by PCA without whitening, and `defects` (what the
+injected-defect heads answer). Were the views one channel, a view that says nothing would drown those that do.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from hpcqa.qa.knn import of_unit_length
 CHANNELS: dict[str, tuple[str, ...]] = {
     "numbers": ("numbers",),
     "contrast": ("contrast",),
-    "network": ("context", "background", "detail"),
+    "maps": ("background",),
+    "context": ("context",),
+    "detail": ("detail",),
     "defects": ("defects",),
 }
-EXPOSURE_BLOCKS: dict[str, tuple[str, ...]] = {"network": ("focal_plane",), "defects": ("exposure_defects",)}
+NUMBERS, EMBEDDINGS = ("numbers", "contrast"), ("maps", "context", "detail")
+EXPOSURE_BLOCKS: dict[str, tuple[str, ...]] = {"maps": ("focal_plane",), "defects": ("exposure_defects",)}
 # At most so many rows enter a PCA or a median; more change nothing that matters.
 FIT_ROWS = 20000
 # Tails begin at this quantile of good examples, but not nearer to zero than LEAST_START; few rows show them.
@@ -249,7 +253,7 @@ def per_exposure(values: np.ndarray, starts: np.ndarray, how: Sequence[str]) -> 
 STATISTICS = {
     "numbers": ("mean", "spread", "max", "min"),
     "contrast": ("max", "min"),
-    "network": ("mean", "spread"),
+    **dict.fromkeys(EMBEDDINGS, ("mean", "spread")),
     "defects": ("mean", "max"),
 }
 
@@ -419,7 +423,7 @@ def _learn(
     parameters: dict[str, np.ndarray], name: str, values: np.ndarray, good: np.ndarray, channel: str, pca: int
 ) -> None:
     chosen = values[good] if good.any() else values
-    if channel == "network":
+    if channel in EMBEDDINGS:
         learned = Pca.fit(chosen, values, pca)
         parameters[f"{name}.centre"], parameters[f"{name}.components"] = learned.centre, learned.components
         return

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcqa.qa import thresholds
-from hpcqa.qa.blocks import FeatureMap, Features, NumberScale, Raw, learn_features, segment_rows, thin
+from hpcqa.qa.blocks import CHANNELS, FeatureMap, Features, NumberScale, Raw, learn_features, segment_rows, thin
 from hpcqa.qa.classifier import (
     LABELLED,
     UNLABELLED,
@@ -102,7 +102,7 @@ class Recipe:
     bad_rate: float = 0.02
     folds: int = 5
     seed: int = 1
-    channels: tuple[str, ...] = ("numbers", "contrast", "network", "defects")
+    channels: tuple[str, ...] = tuple(CHANNELS)
     clean: bool = True
     precision: float = 0.0
     recall: float = 0.0

@@ -23,7 +23,7 @@ def noisy(scale: float) -> Examples:
 
 def test_a_setting_that_costs_much_is_left_and_others_stay() -> None:
     """The defects change how long the features are: by cosine much of them is lost."""
-    start = dataclasses.replace(RECIPE, metric="cosine", channels=("network",))
+    start = dataclasses.replace(RECIPE, metric="cosine", channels=("maps",))
     chosen, trials = search.choose(noisy(3.0), start, ["metric", "score"])
     assert chosen == dataclasses.replace(start, metric="euclidean")
     for trial in trials:
