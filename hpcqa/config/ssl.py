@@ -36,10 +36,10 @@ class SslConfig:
     accumulate: int = setting(1, "Pieces that a rank's share of the batch is worked through in.", low=1, high=1024)
     views: list[str] = setting(list(VIEWS), "Views that the network learns.", choices=VIEWS)
     mix: list[float] = setting(
-        [0.25, 1.0, 0.5, 0.5], "Images of each view a step, as a share of the batch.", low=0.01, high=4
+        [0.25, 1.0, 0.125, 0.25], "Images of each view a step, as a share of the batch.", low=0.01, high=4
     )
     crop_views: list[str] = setting(
-        ["context", "detail"], "Views that learn by crops (DINO, iBOT, KoLeo).", choices=VIEWS
+        ["background"], "Views that learn by crops (DINO, iBOT, KoLeo).", choices=VIEWS
     )
     defect_views: list[str] = setting(list(VIEWS), "Views that learn by injected defects.", choices=VIEWS)
     # The optimizer.
@@ -65,7 +65,9 @@ class SslConfig:
     freeze_last: float = setting(0.02, "Share of the steps with the heads' last layer fixed.", low=0, high=1)
     # The losses.
     dino_weight: float = setting(1.0, "Weight of the DINO loss on crops.", low=0)
-    ibot_weight: float = setting(1.0, "Weight of the iBOT loss on masked patches.", low=0)
+    ibot_weight: float = setting(
+        0.0, "Weight of the iBOT loss on masked patches; as published 1. It was not seen to pay.", low=0
+    )
     koleo_weight: float = setting(0.1, "Weight of the KoLeo spread.", low=0)
     defect_weight: float = setting(1.0, "Weight of finding injected defects.", low=0)
     number_weight: float = setting(0.5, "Weight of predicting the measured numbers.", low=0)

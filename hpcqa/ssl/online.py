@@ -16,7 +16,7 @@ import torch
 from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.config import Config
-from hpcqa.qa.blocks import NumberScale, Raw, thin
+from hpcqa.qa.blocks import EMBEDDINGS, NumberScale, Raw, thin
 from hpcqa.qa.embedded import Embedded, ExposureTable, read_scale
 from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, recipe_of
 from hpcqa.qa.known import Known, as_examples
@@ -28,7 +28,7 @@ from hpcqa.ssl.vit import VisionTransformer
 
 logger = logging.getLogger(__name__)
 MOST_EXPOSURES = 400  # labelled exposures that are looked at; more cost time and change little
-NETWORK = ("network", "defects")
+NETWORK = (*EMBEDDINGS, "defects")
 BATCH = 64
 
 
@@ -120,14 +120,13 @@ class OnlineKnn:
 
     def score(self, examples: Examples, channels: Sequence[str]) -> float:
         """Average precision of finding the bad among the labelled exposures, each scored without its fold of nights."""
-        blocks = {"numbers": "numbers", "network": "background", "defects": "defects"}
         recipe = Recipe(
             k=self.recipe.k,
             pca=self.recipe.pca,
             bad_rate=self.recipe.bad_rate,
             folds=self.recipe.folds,
             seed=self.recipe.seed,
-            channels=tuple(channel for channel in channels if blocks[channel] in examples.raw.ccd),
+            channels=tuple(channels),
         )
         scale = self.scale or NumberScale.of_numbers(examples.raw.ccd["numbers"], np.full(len(examples.ccdnum), ""))
         answers = learn(examples, scale, recipe).decide(examples.raw, examples.expnum)

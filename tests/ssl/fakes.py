@@ -52,10 +52,11 @@ class FakeCutouts:
 
 
 def small_config(**ssl: Any) -> Config:
-    """A configuration of a network and steps that take milliseconds."""
+    """A configuration of a network and steps that take milliseconds; with every loss, whatever the recipe has."""
     values: dict[str, Any] = {
         "steps": 4, "batch": 8, "prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "checkpoint_every": 2,
-        "log_every": 1, "knn_every": 0, "warmup": 0.25, "device": "cpu",
+        "log_every": 1, "knn_every": 0, "warmup": 0.25, "device": "cpu", "mix": [0.25, 1.0, 0.5, 0.5],
+        "crop_views": ["context", "detail"], "ibot_weight": 1.0,
     }  # fmt: skip
     values.update(ssl)
     model = ModelConfig(arch="demo", patch=8, patch_background=4, patch_focal_plane=4, registers=2)

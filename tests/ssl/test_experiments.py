@@ -44,7 +44,8 @@ def activations(architecture, ssl, recomputed):
                 for rows, cols in (views.crop_size(shape, crop) for crop in (ssl.global_crop, ssl.local_crop))
             )
             tokens += 2 * large + ssl.local_crops * small + (2 + ssl.local_crops) * 5
-            vectors += 2 + ssl.local_crops + large * ssl.mask_probability * sum(ssl.mask_share)
+            masked = ssl.mask_probability * sum(ssl.mask_share) if ssl.ibot_weight else 0.0
+            vectors += 2 + ssl.local_crops + large * masked
         if view in architecture.defects:
             tokens += shape.grid[0] * shape.grid[1] + 5
         total += share * (tokens * each + 16 * ssl.prototypes * vectors)
@@ -70,7 +71,7 @@ def test_numbers_are_worked_out(name, nodes, tasks, gpus, lr):
         assert state + held < 0.75 * 24e9
 
 
-@pytest.mark.parametrize(("name", "teraflop"), [("single_gpu", 0.316), ("perlmutter_4", 1.26), ("perlmutter_64", 4.45)])
+@pytest.mark.parametrize(("name", "teraflop"), [("single_gpu", 0.317), ("perlmutter_4", 1.33), ("perlmutter_64", 4.76)])
 def test_the_arithmetic_of_the_comments_is_the_codes(name, teraflop, request):
     config = composed(name)
     architecture = vit.architecture_of(config.model, config.views, kinds_of(config))
