@@ -11,7 +11,8 @@
 - `times_one`: CCDs a second of so many ranks over those of the first number, of one thread each, in turn.
 - `share_of_the_best`: the loop from FITS over what overlapping can give at best: the first shard is read, the last one
   goes through the network, and between them every shard takes what is longest, its reading, its network pass, or the
-  processor time of both over the cores that there are. Reading alone and both are by as many processes (ssl/readers.py).
+  processor time of both over the cores that there are. Reading alone and both are by as many processes
+  (hpcqa/ssl/readers.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Processes that read exposures into shards beside the one with the network.
 
-Of measuring a small CCD half is Python, in which the threads of a process take turns, and the network's own calls with
-them. Each process makes whole shards, with a share of the threads.
+Much of measuring a small CCD is Python, in which the threads of a process take turns, and the network's own calls with
+them: `python benchmarks/embed.py --fits RUN --readers N`. Each process makes whole shards, with a share of the threads.
 """
 
 from __future__ import annotations
