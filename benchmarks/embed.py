@@ -3,7 +3,7 @@
     python benchmarks/embed.py                                   the demo's network and views, from synthetic shards
     python benchmarks/embed.py --device cuda --arch small base --batch 256 --size release
     python benchmarks/embed.py --ranks 1 2                       one thread a rank, through mpiexec
-    python benchmarks/embed.py --fits RUN                        a run with a manifest, calibration.h5 and a backbone
+    python benchmarks/embed.py --fits RUN --readers 2            a run with a manifest, calibration.h5 and a backbone
 
 - `share_of_bare`: the stage's own loop, from opening the shards to the files written, over one batch of each view, on
   the device already, going through the network again and again. Both do as many images of each view, in turn, in
@@ -11,7 +11,8 @@
 - `times_one`: CCDs a second of so many ranks over those of the first number, of one thread each, in turn.
 - `share_of_the_best`: the loop from FITS over what overlapping can give at best: the first shard is read, the last one
   goes through the network, and between them every shard takes what is longest, its reading, its network pass, or the
-  processor time of both over the cores that there are.
+  processor time of both over the cores that there are. Reading alone and both are by as many processes
+  (hpcqa/ssl/readers.py).
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ from hpcqa.config import Config, EmbedConfig, ModelConfig, ViewsConfig
 from hpcqa.config.frozen import base_runs, load
 from hpcqa.parallel import mpi
 from hpcqa.parallel.ranks import Ranks
-from hpcqa.ssl import embed, flops, sources
+from hpcqa.ssl import embed, flops, readers, sources
 from hpcqa.ssl.encode import as_images, encode_with_answers
 from hpcqa.ssl.vit import VisionTransformer, build
 
@@ -229,27 +231,34 @@ def on_fits(options: argparse.Namespace) -> Found:
     folder = RunFolder(run, base_runs(config))
     device = torch.device(options.device)
     networks = embed.load_networks(folder.need("backbone", "pretrain"), device, control=False)
-    work = [dataclasses.replace(source, stored=None) for source in sources.of_run(config, folder)[: options.shards]]
+    whole = sources.of_run(config, folder)
+    work = [dataclasses.replace(source, stored=None) for source in whole[: options.shards]]
     calibration = folder.need("calibration", "calibrate")
-    with tempfile.TemporaryDirectory() as room, sources.Opener(config, folder, calibration) as opener:
-        opener.close(opener.open(work[0]))  # compiled
+    processes = options.readers or readers.worth(config, len(whole))
+
+    def ahead(opener: sources.Opener) -> Iterator[embed.Job]:
+        return embed.opened_ahead((embed.Job(source, tuple(networks), {}) for source in work), opener)
+
+    with tempfile.TemporaryDirectory() as room, sources.Opener(config, folder, calibration, processes) as opener:
+        for job in ahead(opener):  # every process started, all loops compiled
+            opener.close(job.opened)
         timed = Stopwatch()
-        opened = [opener.open(source) for source in work]
+        opened = [job.opened for job in ahead(opener) if job.opened is not None]
         reading = timed.lap()
         for one in opened:
             embed.embed_job(config, embed.Job(work[0], tuple(networks), {}, one), device)
         computing = timed.lap()
         for one in opened:
             opener.close(one)
-        jobs = embed.opened_ahead((embed.Job(source, tuple(networks), {}) for source in work), opener)
         timed.lap()
-        embed.embed_jobs(config, RunFolder(Path(room)), jobs, opener, device, "benchmark")
+        embed.embed_jobs(config, RunFolder(Path(room)), ahead(opener), opener, device, "benchmark")
         both = timed.lap()
     num, cores = len(work), len(os.sched_getaffinity(0))
     slowest = max(reading["wall"], computing["wall"], (reading["processor"] + computing["processor"]) / cores)
     at_best = (reading["wall"] + computing["wall"] + (num - 1) * slowest) / num
     return {
         "shards": num,
+        "reading_processes": processes,
         "ccds": sum(len(one.cutouts.expnum) for one in opened),
         "reading_s": reading["wall"],
         "network_s": computing["wall"],
@@ -263,14 +272,22 @@ def on_fits(options: argparse.Namespace) -> Found:
 
 
 class Stopwatch:
-    """Seconds by the clock and of the processor since the last look."""
+    """Seconds by the clock and of the processor, that of the processes that read with it, since the last look."""
 
     def __init__(self) -> None:
-        self._at = time.perf_counter(), time.process_time()
+        self._at = self._now()
 
     def lap(self) -> dict[str, float]:
-        before, self._at = self._at, (time.perf_counter(), time.process_time())
+        before, self._at = self._at, self._now()
         return {"wall": self._at[0] - before[0], "processor": self._at[1] - before[1]}
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        ticks = 0
+        for child in multiprocessing.active_children():
+            fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])  # user, system
+        return time.perf_counter(), time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def print_table(found: Mapping[str, Found]) -> None:
@@ -299,6 +316,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ranks", type=int, nargs="*", default=[], help="these numbers of ranks instead, e.g. 1 2")
     parser.add_argument("--fits", default="", help="a run folder: measure from its images instead")
+    parser.add_argument("--readers", type=int, default=0, help="processes that read FITS (default: what embed takes)")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--as-rank", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -13,17 +13,18 @@ import datetime as dt
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hpcqa.errors import ConfigError, EnvironmentProblem
+from hpcqa.errors import ConfigError, EnvironmentProblem, HpcqaError
 from hpcqa.parallel.ranks import Ranks
 
+T = TypeVar("T")
 LAST_COLLECTIVE_S = 0.1
 TIMEOUT = dt.timedelta(minutes=15)
 
@@ -93,6 +94,30 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, device=self.device)
         return box[0]
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """What some work of the first rank gives, on every rank; if it fails, it fails on all instead of on one."""
+        if self.size == 1:
+            return work()
+        outcome: tuple[T | None, HpcqaError | None] = (None, None)
+        if self.is_first:
+            try:
+                outcome = (work(), None)
+            except HpcqaError as error:
+                outcome = (None, error)
+        found, problem = self.share(outcome)
+        if problem is not None:
+            raise problem
+        result: T = found
+        return result
+
+    def said(self, words: str) -> str:
+        """The words of the lowest rank that has any, on every rank; empty if none has."""
+        if self.size == 1:
+            return words
+        by_rank: list[str] = [""] * self.size
+        dist.all_gather_object(by_rank, words)
+        return next(filter(None, by_rank), "")
 
     def barrier(self) -> None:
         if self.size > 1:

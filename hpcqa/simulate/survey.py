@@ -17,7 +17,7 @@ from typing import Any
 
 from hpcqa import __version__
 from hpcqa.artifacts.folder import RunFolder
-from hpcqa.artifacts.store import read_json, write_json
+from hpcqa.artifacts.store import read_json, remove_unfinished, write_json
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import ConfigError, EnvironmentProblem
@@ -59,8 +59,8 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     num_ccds = _write_table(config, survey, plans)
     num_labelled = labels.write_labels(survey / "labels", config, plans)
     labels.write_truth(survey / "truth.csv", plans)
-    for leftover in survey.rglob(".*.tmp*"):
-        leftover.unlink(missing_ok=True)
+    for place in survey.glob("**/"):
+        remove_unfinished(place, "simulate")
     counts = {
         "finished": True,
         "exposures": len(plans),

@@ -32,7 +32,7 @@ from hpcqa.observe import track
 from hpcqa.parallel import mpi
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.parallel.torchdist import pick_device, set_threads
-from hpcqa.ssl import sources, weights
+from hpcqa.ssl import readers, sources, weights
 from hpcqa.ssl.coarse import GRID, coarse_maps, region_edges
 from hpcqa.ssl.encode import as_images, defect_names, encode_with_answers
 from hpcqa.ssl.feed import Cutouts
@@ -74,7 +74,9 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
             refuse_other_network(folder, network, names)
     mpi.barrier(ranks)  # nobody writes while the first one tidies up
     digest = stage_digest(config, "embed")
-    with sources.Opener(config, folder, calibration) as opener:
+    from_images = sum(source.stored is None for source in work)
+    processes = readers.worth(config, from_images // ranks.world_size)
+    with sources.Opener(config, folder, calibration, processes) as opener:
         mine = mpi.hand_out(work, ranks)
         missing = _missing(mine, opener, folder, networks, digest, update=config.survey.update)
         jobs = track(opened_ahead(missing, opener), "embed", total=len(work), unit="shards", shown=ranks.is_first)
@@ -120,12 +122,12 @@ def _missing(
 
 
 def opened_ahead(jobs: Iterator[Job], opener: sources.Opener) -> Iterator[Job]:
-    """The jobs with their cutouts, the next one being opened by a thread while this one is in use."""
-    with ThreadPoolExecutor(1) as pool:
+    """The jobs with their cutouts, as many as read at once being opened while one is in use."""
+    with ThreadPoolExecutor(opener.processes) as pool:
         waiting: list[tuple[Job, Future[sources.Opened]]] = []
         for job in jobs:
             waiting.append((job, pool.submit(opener.open, job.source)))
-            if len(waiting) > 1:
+            if len(waiting) > opener.processes:
                 first, future = waiting.pop(0)
                 yield dataclasses.replace(first, opened=future.result())
         for last, future in waiting:

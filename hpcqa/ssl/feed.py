@@ -157,7 +157,7 @@ class Feed:
         return np.nan_to_num(np.asarray(images, np.float32))
 
     def load(self, step: int) -> StepImages:
-        """This rank's images of a step; a damaged shard is told, not raised, so that all ranks can skip together."""
+        """This rank's images of a step; a damaged shard is told, not raised, so that all ranks end together."""
         num_pieces = self.config.ssl.accumulate
         try:
             pieces = [self._piece(step, number) for number in range(num_pieces)]

@@ -24,6 +24,7 @@ from hpcqa.ssl.journal import Journal, check_tensorboard
 from hpcqa.ssl.student_teacher import Teacher
 from hpcqa.ssl.trainer import Check, Trainer, fresh_state
 from hpcqa.ssl.vit import VisionTransformer, build
+from hpcqa.ssl.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     if not shards:
         raise DataError(f"{folder.output('shards')}: holds no shards; run `hpcqa shard run={folder.path}` first.")
     calibration = folder.need("calibration", "calibrate")
+    watch = Watch(shards)
     cutouts = ShardSet(shards, calibration, config)
     parents = {folder.relative(path): content for path, content in zip(shards, cutouts.contents, strict=True)}
     parents |= store.digests(folder, [calibration])
@@ -50,7 +52,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
         if world.share(is_current(config, folder, parents)):
             logger.info("pretrain: %s is current", folder.output("backbone"))
             return
-        train(config, folder, cutouts, world, parents)
+        train(config, folder, cutouts, world, parents, watch)
 
 
 def is_current(config: Config, folder: RunFolder, parents: dict[str, str]) -> bool:
@@ -62,11 +64,19 @@ def is_current(config: Config, folder: RunFolder, parents: dict[str, str]) -> bo
     return card.get("config_digest") == stage_digest(config, "pretrain") and card.get("parents") == parents
 
 
-def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, parents: dict[str, str]) -> None:
+def train(
+    config: Config,
+    folder: RunFolder,
+    cutouts: Cutouts,
+    world: World,
+    parents: dict[str, str],
+    watch: Watch | None = None,
+) -> None:
     """Train on cutouts from wherever, and write the backbone with its card.
 
     Args:
         parents: content digests of what the cutouts came from, by path.
+        watch: of the files that the cutouts come from.
     """
     check_tensorboard(config.ssl.tensorboard)
     backbone = starting_network(config)
@@ -93,7 +103,7 @@ def train(config: Config, folder: RunFolder, cutouts: Cutouts, world: World, par
     try:
         check = knn_check(config, folder, cutouts, world)
         write = journal.write if journal else None
-        Trainer(config, feed, state, world, checkpoints=checkpoints, write=write, check=check).run()
+        Trainer(config, feed, state, world, checkpoints=checkpoints, write=write, check=check, watch=watch).run()
     finally:
         if journal is not None:
             journal.close()
@@ -137,17 +147,18 @@ def knn_check(config: Config, folder: RunFolder, cutouts: Cutouts, world: World)
         return None
     controls: dict[str, float] = {}
 
+    def score(network: VisionTransformer) -> dict[str, float]:
+        assert online is not None
+        if not controls:
+            start = build(config.model, config.views, kinds_of(config), seed=config.seed).to(world.device)
+            controls.update(online.controls(start.eval()))
+        return {**online.check(network), **controls}
+
     def check(step: int, teacher: Teacher) -> dict[str, float]:
-        found: dict[str, float] = {}
         network = teacher.backbone()
-        if online is not None:
-            if not controls:
-                start = build(config.model, config.views, kinds_of(config), seed=config.seed).to(world.device)
-                controls.update(online.controls(start.eval()))
-            found = {**online.check(network), **controls}
-            logger.info("pretrain: step %d, %s", step, ", ".join(f"{name} {ap:.3f}" for name, ap in found.items()))
-        shared: dict[str, float] = world.share(found)
-        return shared
+        found = world.on_first(lambda: score(network))
+        logger.info("pretrain: step %d, %s", step, ", ".join(f"{name} {ap:.3f}" for name, ap in found.items()))
+        return found
 
     return check
 
@@ -161,9 +172,6 @@ def starting_network(config: Config) -> VisionTransformer:
 
 
 def _export(folder: RunFolder, world: World, network: VisionTransformer, card: dict[str, Any]) -> str:
-    """Write the backbone; its content digest on the first rank, nothing on the others."""
-    content = ""
-    if world.is_first:
-        content = weights.save_backbone(folder.output("backbone"), network, card)["content"]
-    world.barrier()
-    return content
+    """Write the backbone by the first rank; its content digest."""
+    saved = world.on_first(lambda: weights.save_backbone(folder.output("backbone"), network, card))
+    return str(saved["content"])

@@ -2,13 +2,15 @@
 
 With `embed.source=fits` the exposures of a shard are read by the very functions of the shard stage, with their threads,
 into a file in a temporary folder (TMPDIR), which goes when its embeddings are written. So the embeddings and the
-measured numbers beside them are those of stored shards to the last bit, and at most two such files exist at a time. A
-shard that is stored all the same (see `embed.stored`: calibrate and pretrain learn from some) is not read again.
+measured numbers beside them are those of stored shards to the last bit. At most two such files exist at a time, or one
+more than there are processes that read (ssl/readers.py). A shard that is stored all the same (see `embed.stored`:
+calibrate and pretrain learn from some) is not read again.
 """
 
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +21,11 @@ import numpy as np
 from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.folder import RunFolder, shard_name
 from hpcqa.artifacts.parts import first_own_shard, part_files, shard_number, shards_of_manifest
-from hpcqa.artifacts.schema import Provenance
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError
 from hpcqa.ssl.feed import Cutouts
+from hpcqa.ssl.readers import Readers, make_shard
 
 
 @dataclass(frozen=True)
@@ -108,16 +110,21 @@ def report(tallies: Sequence[Tally], config: Config) -> None:
 class Opener:
     """Opens shards, and makes those that are not stored."""
 
-    def __init__(self, config: Config, folder: RunFolder, calibration: Path) -> None:
-        self.tally = Tally()
+    def __init__(self, config: Config, folder: RunFolder, calibration: Path, processes: int = 1) -> None:
+        """Args: `processes` that read exposures, beside this one if they are several."""
+        self.tally, self.processes = Tally(), processes
         self._config, self._folder, self._calibration = config, folder, calibration
         self._room = tempfile.TemporaryDirectory(prefix="hpcqa-embed-", ignore_cleanup_errors=True)
         self._known: dict[str, str] = {}
+        self._readers: Readers | None = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Opener:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._readers is not None:
+            self._readers.close(at_once=kind is not None)
         self._room.cleanup()
 
     def parents(self, source: Source) -> dict[str, str]:
@@ -147,14 +154,16 @@ class Opener:
         return Opened(path, source.stored is None, cutouts, attributes)
 
     def _make(self, source: Source) -> Path:
-        from hpcqa.pixels import shards
-
-        manifest = self._folder.need("manifest", "manifest")
-        plans = shards.plan_shards(manifest, [source.number])
-        provenance = Provenance(stage_digest(self._config, "shard"), {}, instrument=self._config.instrument.name)
-        ((path, failed),) = shards.write_shards(plans, Path(self._room.name), provenance, self._config)
-        self.tally.seen += len(failed)
-        self.tally.failed += failed[failed != 0].tolist()
+        room = Path(self._room.name)
+        if self.processes > 1:
+            with self._lock:  # none is started for shards that are embedded already
+                self._readers = self._readers or Readers(self._config, self._folder, room, self.processes)
+            path, failed = self._readers.make(source.number)
+        else:
+            path, failed = make_shard(self._config, self._folder, source.number, room)
+        with self._lock:
+            self.tally.seen += len(failed)
+            self.tally.failed += failed[failed != 0].tolist()
         return path
 
     def close(self, opened: Opened | None) -> None:

@@ -24,6 +24,7 @@ from hpcqa.ssl.encode import as_images, autocast, lowers
 from hpcqa.ssl.feed import Feed, StepImages, ViewImages
 from hpcqa.ssl.student_teacher import Learner, Targets, Task, Teacher, parameter_groups, targets_of, terms_of
 from hpcqa.ssl.vit import VisionTransformer
+from hpcqa.ssl.watch import Watch
 from hpcqa.streams import stream_seed
 
 logger = logging.getLogger(__name__)
@@ -103,10 +104,18 @@ class Trainer:
         checkpoints: Checkpoints | None = None,
         write: Writer | None = None,
         check: Check | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        """Args: `write` takes lines of metrics; `check` scores the teacher (all ranks call it together)."""
+        """Start from a state.
+
+        Args:
+            write: takes lines of metrics.
+            check: scores the teacher; all ranks call it together.
+            watch: of the files that the images come from.
+        """
         self.config, self.feed, self.state, self.world = config, feed, state, world
         self.checkpoints, self.write, self.check = checkpoints, write or (lambda line: None), check
+        self.watch = watch
         self.tasks = Tasks(config, feed, state.student.backbone, world.device)
         self.runner: nn.Module = state.student if config.ssl.parallel == "fsdp" else world.replicate(state.student)
         self._times = {"data": 0.0, "step": 0.0, "images": 0.0}
@@ -129,7 +138,7 @@ class Trainer:
 
         Raises:
             Preempted: this process was asked to stop, and the state is saved.
-            DataError: too many steps in a row, or all, without a finite loss or without readable data.
+            DataError: images that cannot be read, or too many steps in a row, or all, without a finite loss.
         """
         from hpcqa.observe import Tracker  # here, so that a step can be timed where nothing draws progress bars
 
@@ -148,8 +157,8 @@ class Trainer:
         skipped, steps = self.state.counters.skipped, self.config.ssl.steps
         if skipped >= steps:
             raise DataError(
-                f"pretrain: none of {steps} steps had images that could be read and losses that are finite; see `why` "
-                "in metrics.jsonl, and run `hpcqa verify` for damaged shards."
+                f"pretrain: none of {steps} steps had losses that are finite; see `why` in metrics.jsonl, and look at "
+                "the images that it names."
             )
         if skipped:
             logger.warning("pretrain: %d of %d steps were skipped; `why` in metrics.jsonl says which", skipped, steps)
@@ -169,9 +178,30 @@ class Trainer:
         (stop,) = self.world.any_of([preemption.requested()])
         due = counters.step % ssl.checkpoint_every == 0 or last or stop or is_best
         if due and self.checkpoints is not None:
+            self._refuse_changed(images.step)
             self.checkpoints.save(self.state)
         if stop and not last:
             raise Preempted(f"pretrain: asked to stop, saved at step {counters.step}; start it again to go on.")
+
+    def _refuse_changed(self, step: int) -> None:
+        """End the run on all ranks if files are no longer what they were.
+
+        Raises:
+            DataError: one is gone or was written to.
+        """
+        if self.watch is not None:
+            problem = self.world.said(self.watch.problem(self.world.rank, self.world.size))
+            if problem:
+                raise self._unreadable(step, problem)
+
+    def _unreadable(self, step: int, problem: str) -> DataError:
+        """The error of a step whose images are not there: the steps since the last checkpoint are not kept."""
+        kept = self.checkpoints.steps() if self.checkpoints is not None else []
+        return DataError(
+            f"pretrain: ended at step {step}: {problem} Remove the damaged shard (`hpcqa verify` names it) and run "
+            f"again: `hpcqa shard` makes it anew, and training goes on from step {max(kept, default=0)} as if nothing "
+            "had been."
+        )
 
     def _check(self, last: bool) -> bool:
         """Score the teacher if it is time to; whether it is the best so far."""
@@ -207,14 +237,17 @@ class Trainer:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     def step(self, images: StepImages) -> dict[str, float] | None:
-        """One step, or none if any rank's data or losses are bad; the metrics of the step."""
+        """One step, or none if any rank's losses are bad; the metrics of the step.
+
+        Raises:
+            DataError: a rank cannot read its images; on all ranks.
+        """
         ssl, state = self.config.ssl, self.state
         point = schedules.at(ssl, images.step)
         state.optimizer.zero_grad(set_to_none=True)
         (unread,) = self.world.any_of([images.problem is not None])
         if unread:
-            self._skip(images, "data that could not be read")
-            return None
+            raise self._unreadable(images.step, self.world.said(str(images.problem or "")))
         terms: dict[str, Tensor] = {}
         extra: dict[str, float] = {}
         for number, piece in enumerate(images.pieces):
@@ -226,7 +259,7 @@ class Trainer:
         # What is not finite on one rank is not finite in the sum, which all ranks see: they agree.
         *means, norm = (self.world.sum(values)[0] / self.world.size).tolist()
         if not all(map(math.isfinite, [*means, norm])):
-            self._skip(images, "a loss that is not finite")
+            self._skip(images)
             return None
         self._update(point)
         state.counters.skipped_in_a_row = 0
@@ -262,8 +295,8 @@ class Trainer:
         state.optimizer.step()
         state.teacher.follow(state.student, point.momentum)
 
-    def _skip(self, images: StepImages, why: str) -> None:
-        """Count a bad step; too many in a row end the run with the keys of the batch.
+    def _skip(self, images: StepImages) -> None:
+        """Count a step with a loss that is not finite; too many in a row end the run with the keys of the batch.
 
         Raises:
             DataError: the limit is reached.
@@ -272,12 +305,13 @@ class Trainer:
         counters.skipped += 1
         counters.skipped_in_a_row += 1
         self.state.optimizer.zero_grad(set_to_none=True)
-        logger.warning("pretrain: step %d skipped for %s (%s)", images.step, why, images.problem or "see metrics")
+        why = "a loss that is not finite"
+        logger.warning("pretrain: step %d skipped for %s (its images are in metrics.jsonl)", images.step, why)
         self.write({"step": images.step, "skipped": counters.skipped, "why": why, "batch": images.keys()})
         if counters.skipped_in_a_row >= self.config.ssl.max_skipped:
             raise DataError(
-                f"pretrain: {counters.skipped_in_a_row} steps in a row with {why}, the last {images.step} "
-                f"({images.problem or 'its images are in the metrics'}); look at these images, or lower ssl.lr."
+                f"pretrain: {counters.skipped_in_a_row} steps in a row with {why}, the last {images.step} (its images "
+                "are in metrics.jsonl); look at these images, or lower ssl.lr."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.parts import stored_shards
 from hpcqa.config import ModelConfig
-from hpcqa.errors import DataError
+from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.pixels import calibrate, shards
-from hpcqa.ssl import embed, sources, weights
+from hpcqa.ssl import embed, readers, sources, weights
 from hpcqa.ssl.vit import build
 
 
@@ -41,7 +42,9 @@ def from_fits(survey, **changes):
     return config
 
 
-def test_embeddings_and_numbers_are_those_of_stored_shards(embedded, tmp_path, monkeypatch):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_embeddings_and_numbers_are_those_of_stored_shards(embedded, tmp_path, monkeypatch, processes):
+    monkeypatch.setattr(readers, "worth", lambda config, shards: processes)
     expected = contents(embedded)
     assert len(expected) == 2
     for path in [*embedded.shards(), *embedded.folder.output("embeddings").iterdir()]:
@@ -78,7 +81,9 @@ def test_a_stored_shard_is_not_read_from_the_images(embedded, monkeypatch):
     assert made == [1]
 
 
-def test_too_many_failures_are_an_error_at_the_end(embedded):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_too_many_failures_are_an_error_at_the_end(embedded, monkeypatch, caplog, processes):
+    monkeypatch.setattr(readers, "worth", lambda config, shards: processes)
     for path in embedded.shards():
         path.unlink()
     for path in embedded.images.values():
@@ -86,6 +91,31 @@ def test_too_many_failures_are_an_error_at_the_end(embedded):
     with pytest.raises(DataError, match=r"shard\.max_failed"):
         from_fits(embedded)
     assert len(contents(embedded)) == 2
+    assert "CCDs from" in caplog.text  # what failed, said by whoever read it
+
+
+def test_an_error_ends_the_processes_that_read_and_a_killed_one_is_named(embedded):
+    for path in embedded.shards():
+        path.unlink()
+    fits = replace(embedded.config, embed=replace(embedded.config.embed, source="fits"))
+    work = sources.of_run(fits, embedded.folder)
+
+    def open_with_killed_readers():
+        with sources.Opener(fits, embedded.folder, embedded.folder.need("calibration", "calibrate"), 2) as opener:
+            opener.close(opener.open(work[0]))
+            for child in multiprocessing.active_children():
+                child.kill()
+            opener.open(work[1])
+
+    with pytest.raises(EnvironmentProblem, match="was killed"):
+        open_with_killed_readers()
+    assert not multiprocessing.active_children()
+
+
+def test_processes_start_where_they_pay(survey):
+    config = replace(survey.config, shard=replace(survey.config.shard, workers=16))
+    assert [readers.worth(config, shards) for shards in (0, 15, 16, 31, 1000)] == [1, 1, 2, 3, 4]
+    assert readers.worth(replace(config, shard=replace(config.shard, workers=1)), 1000) == 1
 
 
 def test_without_shards_the_other_way_is_named(embedded):

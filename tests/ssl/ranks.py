@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 
 from hpcqa.artifacts.folder import RunFolder
+from hpcqa.errors import DataError
 from hpcqa.parallel import preemption
 from hpcqa.parallel.preemption import Preempted
 from hpcqa.parallel.ranks import detect
 from hpcqa.parallel.torchdist import World, joined
 from hpcqa.ssl import losses, pretrain
+from hpcqa.ssl.watch import Watch
 from tests.ssl.fakes import FakeCutouts, small_config
 
 # Four ranks with two pieces each have one image of a context view in each piece: KoLeo looks over all ranks.
@@ -37,6 +39,27 @@ def train_until_stopped(world: World, folder: Path, **more: object) -> None:
         (folder / f"preempted-{world.rank}").touch()
     finally:
         preemption.requested = requested
+
+
+def train_on_what_one_cannot_read(world: World, folder: Path) -> None:
+    """One rank alone meets a damaged shard, or sees that a file has changed: all say the same."""
+    cutouts = FakeCutouts()
+    if world.rank == 1:
+        cutouts.damaged, cutouts.sound_reads = set(range(len(cutouts.expnum))), 8
+    shard = folder / f"shard-{world.rank}.h5"
+    folder.mkdir(parents=True, exist_ok=True)
+    shard.write_bytes(b"1234")
+    world.barrier()
+    watch = Watch([folder / f"shard-{rank}.h5" for rank in range(world.size)])
+    world.barrier()
+    if world.rank == 1:
+        shard.write_bytes(b"123")
+    world.barrier()
+    for name, read, watched in (("unreadable", cutouts, None), ("changed", FakeCutouts(), watch)):
+        try:
+            pretrain.train(small_config(**SETTINGS), RunFolder(folder / name), read, world, {}, watched)
+        except DataError as problem:
+            (folder / f"{name}-{world.rank}").write_text(str(problem))
 
 
 def measure(world: World, folder: Path) -> None:
@@ -68,6 +91,7 @@ def everything(world: World, folder: Path) -> None:
     train(world, folder / "sharded", parallel="fsdp", clip=0.3)
     train_until_stopped(world, folder / "stopped")
     train_until_stopped(world, folder / "stopped-sharded", parallel="fsdp", clip=0.3)
+    train_on_what_one_cannot_read(world, folder / "damaged")
 
 
 def of_four(world: World, folder: Path) -> None:

@@ -1,6 +1,8 @@
 """Training as a whole on cutouts in memory: going on, skipping, stopping, exporting."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hpcqa.parallel.preemption import Preempted
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.parallel.torchdist import World
 from hpcqa.ssl import encode, pretrain, weights
+from hpcqa.ssl.watch import Watch
 from tests.ssl.fakes import FakeCutouts, small_config
 
 WORLD = World(Ranks(), torch.device("cpu"))
@@ -120,17 +123,48 @@ def test_a_run_without_one_good_step_fails_and_stays_failed(tmp_path):
     assert not (tmp_path / "backbone.safetensors").exists()
 
 
-def test_a_damaged_shard_is_a_counted_skip(tmp_path, caplog):
+def test_a_shard_that_is_damaged_meanwhile_ends_the_run_which_goes_on_exactly_once_it_is_whole(tmp_path):
+    train(tmp_path / "sound", steps=6, checkpoint_every=1)
     cutouts = FakeCutouts()
-    cutouts.damaged, cutouts.sound_reads = {5}, 6
-    train(tmp_path, cutouts, steps=6, knn_every=0)
-    why = [line["why"] for line in lines(tmp_path) if "why" in line]
-    assert 0 < len(why) < 6
-    assert f"{len(why)} of 6 steps were skipped" in caplog.text
-    assert "could not be read" in why[0]
-    cutouts.damaged, cutouts.sound_reads = set(range(len(cutouts.expnum))), 6
-    with pytest.raises(DataError, match=r"could not be read.*shard-00000.h5"):
-        train(tmp_path / "all", cutouts, steps=6, max_skipped=2)
+    cutouts.damaged, cutouts.sound_reads = set(range(len(cutouts.expnum))), 17
+    with pytest.raises(DataError, match=r"shard-00000.h5: context cannot be read.*goes on from step [2-5]"):
+        train(tmp_path / "damaged", cutouts, steps=6, checkpoint_every=1)
+    assert not (tmp_path / "damaged" / "backbone.safetensors").exists()
+    train(tmp_path / "damaged", steps=6, checkpoint_every=1)
+    cards = [weights.read_card(tmp_path / name / "backbone.safetensors") for name in ("sound", "damaged")]
+    assert cards[0]["content"] == cards[1]["content"]
+
+
+def overwrite(path):
+    path.write_bytes(b"\0" * path.stat().st_size)
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (overwrite, "was written to"),
+        (lambda path: path.write_bytes(b""), "has 0 bytes and had 4"),
+        (Path.unlink, "is gone"),
+    ],
+)
+def test_nothing_is_saved_that_was_learned_from_a_file_that_changed(tmp_path, monkeypatch, damage, found):
+    """Its bytes may still come without an error: from memory, or as zeros from a file that is open."""
+    shard = tmp_path / "shard-00000.h5"
+    shard.write_bytes(b"1234")
+    watch = Watch([shard])
+    asked = iter([False, False, False])
+
+    def requested():
+        if next(asked, None) is None:
+            damage(shard)
+        return False
+
+    monkeypatch.setattr(preemption, "requested", requested)
+    with pytest.raises(DataError, match=rf"shard-00000.h5: {found}.*goes on from step 2"):
+        pretrain.train(small_config(steps=6), RunFolder(tmp_path), FakeCutouts(), WORLD, {}, watch)
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    assert [found.name for found in path.iterdir()] == ["step-00000002"]
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):

@@ -124,6 +124,16 @@ def test_all_ranks_stop_when_one_is_asked_and_another_number_goes_on(both, tmp_p
     assert_same_network(one / "sharded", tmp_path / "stopped-sharded")
 
 
+def test_what_one_rank_cannot_read_ends_all_with_the_same_sentence(both):
+    for name, found in (
+        ("unreadable", "shard-00000.h5: context cannot be read"),
+        ("changed", "shard-1.h5: has 3 bytes"),
+    ):
+        first, second = ((both[1] / "damaged" / f"{name}-{rank}").read_text() for rank in range(2))
+        assert first == second
+        assert found in first
+
+
 def test_a_kill_at_any_moment_leaves_a_state_to_go_on_from(tmp_path):
     for wait in (0.0, 0.15):
         (process,) = start("forever", tmp_path, 1)
@@ -146,6 +156,8 @@ def test_one_process_needs_no_peers():
     assert world.gather([x]) == [(x, 0)]
     assert world.any_of([True, False]) == [True, False]
     assert world.share("plan") == "plan"
+    assert world.said("why") == "why"
+    assert world.on_first(lambda: 3) == 3
     module = torch.nn.Linear(2, 2)
     assert world.replicate(module) is module
 
