@@ -281,8 +281,8 @@ class Rest:
 
         self.job.check(self.coded, decoder.read_floats(*self.coded, np.zeros(2, np.int64), self.out))
 
-    def scan(self, masked: NDArray[np.bool_], sums: Sums) -> None:
-        """Decode them into the image, and add all of its rows to a scan.
+    def scan(self, masked: NDArray[np.bool_], in_row: NDArray[np.int32], sums: Sums) -> None:
+        """Decode them into the image, and add all of its rows to a scan; `in_row` is the masked pixels in each.
 
         Raises:
             DataError: one is damaged.
@@ -291,7 +291,7 @@ class Rest:
 
         hidden = masked.view(np.uint8)
         failed = readscan.read_and_scan(
-            self.coded, self.out, hidden, sums.step, sums.split, sums.facts, sums.arrays, sums.numbers
+            self.coded, self.out, hidden, in_row, sums.step, sums.split, sums.facts, sums.arrays, sums.numbers
         )
         self.job.check(self.coded, failed)
 

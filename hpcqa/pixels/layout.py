@@ -23,6 +23,9 @@ def _pair_histogram(rows: np.ndarray, cols: np.ndarray, reach: float, width: flo
     for k in range(rows.shape[0]):
         for m in range(k):
             dy, dx = rows[k] - rows[m], cols[k] - cols[m]
+            # Nearly all pairs are farther apart than any displacement that is looked for.
+            if abs(dy) > reach + width or abs(dx) > reach + width:
+                continue
             if dx < 0 or (dx == 0 and dy < 0):
                 dy, dx = -dy, -dx
             if dx * dx + dy * dy < nearest * nearest:
@@ -156,11 +159,18 @@ def coarse(found: np.ndarray, side: int) -> np.ndarray:
     for i in range(out.shape[0]):
         line[:] = False
         for k in range(i * step, min((i + 1) * step, rows)):
-            for j in range(cols):
-                line[j] |= found[k, j]
-        for j in range(cols):
-            out[i, j // step] |= line[j]
+            _join(line, found[k])
+        for m in range(out.shape[1]):
+            for j in range(m * step, min((m + 1) * step, cols)):
+                if line[j]:
+                    out[i, m] = True
     return out
+
+
+@kernel
+def _join(line: np.ndarray, other: np.ndarray) -> None:
+    for j in range(line.shape[0]):
+        line[j] = line[j] | other[j]
 
 
 def trail_length(found: np.ndarray, c: float, s: float) -> float:

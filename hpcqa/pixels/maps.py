@@ -13,7 +13,7 @@ import numpy as np
 from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.medians import known_median
-from hpcqa.pixels.profiles import CHUNKS, extent, reference_level, thinned
+from hpcqa.pixels.profiles import CHUNKS, area_sums, extent, reference_level, thinned
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import MAD
 
@@ -117,23 +117,38 @@ def _extremes(rest: np.ndarray) -> tuple[float, float, float]:
 def _nines(cells: np.ndarray) -> tuple[Any, Any]:
     """Highest and lowest mean of a cell and its eight neighbours, of which four must be known; -inf, inf if none."""
     rows, cols = cells.shape
-    high, low = np.float32(-np.inf), np.float32(np.inf)
-    total, number = np.empty(cols, np.float32), np.empty(cols, np.float32)
+    # The cells of three rows and their number, with a border; then the means that are the highest and lowest in columns.
+    total, number = np.zeros(cols + 2, np.float32), np.zeros(cols + 2, np.float32)
+    high, low = np.full(cols, np.float32(-np.inf)), np.full(cols, np.float32(np.inf))
     for i in range(rows):
         total[:], number[:] = 0, 0
         for k in range(max(i - 1, 0), min(i + 2, rows)):
-            for j in range(cols):
-                known = np.isfinite(cells[k, j])
-                total[j] += cells[k, j] if known else np.float32(0)
-                number[j] += np.float32(1) if known else np.float32(0)
-        for j in range(cols):
-            part, behind = np.float32(0), np.float32(0)
-            for m in range(max(j - 1, 0), min(j + 2, cols)):
-                part += total[m]
-                behind += number[m]
-            if behind >= 4:
-                high, low = max(high, part / behind), min(low, part / behind)
-    return high, low
+            _add_known(cells[k], total[1:-1])
+            _count_known(cells[k], number[1:-1])
+        _extend(total, number, high, low)
+    return high.max(), low.min()
+
+
+@fast_kernel
+def _add_known(cells: np.ndarray, total: np.ndarray) -> None:
+    for j in range(cells.shape[0]):
+        total[j] += cells[j] if abs(cells[j]) < np.float32(np.inf) else np.float32(0)
+
+
+@fast_kernel
+def _count_known(cells: np.ndarray, number: np.ndarray) -> None:
+    for j in range(cells.shape[0]):
+        number[j] += np.float32(1) if abs(cells[j]) < np.float32(np.inf) else np.float32(0)
+
+
+@fast_kernel
+def _extend(total: np.ndarray, number: np.ndarray, high: np.ndarray, low: np.ndarray) -> None:
+    for j in range(high.shape[0]):
+        behind = number[j] + number[j + 1] + number[j + 2]
+        known = behind >= np.float32(4)
+        value = (total[j] + total[j + 1] + total[j + 2]) / (behind if known else np.float32(1))
+        high[j] = value if known & (value > high[j]) else high[j]
+        low[j] = value if known & (value < low[j]) else low[j]
 
 
 def _parts(relative: np.ndarray, rest: np.ndarray) -> tuple[float, float]:
@@ -156,11 +171,8 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
     width = max(1, round(24 / scanned.step))
     if min(scanned.mean.shape) < 8 * width:
         return {}
-    excesses = []
-    for mean, count, near in zip(
-        *(_four_ways(one) for one in (scanned.mean, scanned.count, sources.near)), strict=True
-    ):
-        excesses.append(known_median(edge_excesses(mean, count, near, width)))
+    pieces = edge_excesses(scanned.mean, scanned.count, sources.near, width)
+    excesses = [known_median(piece) for piece in pieces]
     known = [value for value in excesses if math.isfinite(value)]
     if not known:
         return {}
@@ -168,36 +180,35 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
     return {"edge_excess": max(known) / reference, "edge_deficit": min(known) / reference}
 
 
-def _four_ways(image: np.ndarray) -> tuple[np.ndarray, ...]:
-    """An image turned so that each of its edges comes first."""
-    return image, image[::-1], image.T, image[:, ::-1].T
-
-
 @kernel
 def edge_excesses(mean: np.ndarray, count: np.ndarray, near: np.ndarray, width: int) -> np.ndarray:
-    """Mean of the first `width` rows less that of rows 2 width to 4 width, in CHUNKS pieces; NaN unknown.
+    """Mean of the `width` pixels along each edge less that of those 2 width to 4 width away, in CHUNKS pieces.
 
     Valid pixels that are not near a source count; where hardly any is left, as in a glow that passes for a source, all
     valid ones do.
+
+    Returns:
+        (4, CHUNKS) float64, of the first rows, the last rows, the first columns and the last; NaN unknown.
     """
-    cols = mean.shape[1]
-    excesses = np.full(CHUNKS, np.nan)
-    for k in range(CHUNKS):
-        total, number = np.zeros((2, 2)), np.zeros((2, 2))
-        for i in range(4 * width):
-            part = 0 if i < width else 1
-            if width <= i < 2 * width:
-                continue
-            for j in range(k * cols // CHUNKS, (k + 1) * cols // CHUNKS):
-                every, usable = count[i, j] > 0, (count[i, j] > 0) & (not near[i, j])
-                total[1, part] += mean[i, j] if every else np.float32(0)
-                number[1, part] += every
-                total[0, part] += mean[i, j] if usable else np.float32(0)
-                number[0, part] += usable
-        levels = np.full(2, np.nan)
-        for part in range(2):
-            which = 1 if number[0, part] < ENOUGH_OF_EDGE * number[1, part] else 0
-            if number[which, part] > 0:
-                levels[part] = total[which, part] / number[which, part]
-        excesses[k] = levels[0] - levels[1]
+    excesses = np.full((4, CHUNKS), np.nan)
+    for edge in range(4):
+        for k in range(CHUNKS):
+            outer = _edge_level(mean, count, near, edge, k, 0, width)
+            inner = _edge_level(mean, count, near, edge, k, 2 * width, 4 * width)
+            excesses[edge, k] = outer - inner
     return excesses
+
+
+@kernel
+def _edge_level(
+    mean: np.ndarray, count: np.ndarray, near: np.ndarray, edge: int, piece: int, begin: int, end: int
+) -> float:
+    """Level of one piece along an edge, from `begin` to `end` pixels away from it."""
+    across, along = mean.shape if edge < 2 else mean.shape[::-1]
+    if edge % 2 == 1:
+        begin, end = across - end, across - begin
+    first, last = piece * along // CHUNKS, (piece + 1) * along // CHUNKS
+    area = (begin, end, first, last) if edge < 2 else (first, last, begin, end)
+    usable, every = area_sums(mean, count, near, area)
+    total, number = every if usable[1] < ENOUGH_OF_EDGE * every[1] else usable
+    return total / number if number > 0 else np.nan

@@ -26,7 +26,7 @@ RINGS = HALF  # one-pixel rings of the radial profile
 MIN_SIGMA = 0.7  # sharper than any star: cosmic rays and hot pixels
 STACK_HALF = 16
 MOST_STACKED = 30
-_AT_ONCE = 64  # working pixels that are passed over together where none is bright
+_AT_ONCE = 128  # working pixels that are looked at together for peaks
 
 # Columns of the table of shapes.
 X, Y, FLUX, SIGMA, E1, E2, SNR, PEAK, HALF_RADIUS, DIP, SATURATED = range(11)
@@ -59,41 +59,47 @@ class Peaks:
         return Peaks(self.row[~on], self.col[~on], self.height[~on], self.significance[~on])
 
 
-@kernel
-def _is_peak(image: np.ndarray, i: int, j: int) -> bool:
-    """Whether a pixel is the largest of nine; of equal neighbours the first in reading order wins."""
-    value = image[i, j]
-    for a in range(-1, 2):
-        for b in range(-1, 2):
-            other = image[i + a, j + b]
-            if other > value or (other == value and (a < 0 or (a == 0 and b < 0))):
-                return False
-    return True
+@fast_kernel
+def _peaks_in(
+    above: np.ndarray, row: np.ndarray, below: np.ndarray, threshold: np.float32, is_peak: np.ndarray
+) -> Any:
+    """Which pixels of a row are above a threshold and the largest of nine, and how many; the ends have too few beside.
+
+    Of equal neighbours the first in reading order wins.
+    """
+    num = np.int32(0)
+    for j in range(is_peak.shape[0]):
+        value = row[j + 1]
+        one = np.int32(
+            (value > threshold)
+            & (value > row[j]) & (value >= row[j + 2])
+            & (value > above[j]) & (value > above[j + 1]) & (value > above[j + 2])
+            & (value >= below[j]) & (value >= below[j + 1]) & (value >= below[j + 2])
+        )  # fmt: skip
+        is_peak[j] = one
+        num = np.int32(num + one)
+    return num
 
 
 @kernel
 def _peaks(image: np.ndarray, threshold: np.float32, rows: np.ndarray, cols: np.ndarray, heights: np.ndarray) -> int:
     num = 0
+    last = image.shape[1] - 1
+    is_peak = np.empty(_AT_ONCE, np.int32)
     for i in range(1, image.shape[0] - 1):
-        for start in range(1, image.shape[1] - 1, _AT_ONCE):
-            stop = min(start + _AT_ONCE, image.shape[1] - 1)
-            if not _any_above(image[i, start:stop], threshold):
+        for start in range(1, last, _AT_ONCE):
+            stop = min(start + _AT_ONCE, last)
+            near = slice(start - 1, stop + 1)
+            found = _peaks_in(image[i - 1, near], image[i, near], image[i + 1, near], threshold, is_peak[: stop - start])
+            if found == 0:
                 continue
             for j in range(start, stop):
-                if image[i, j] > threshold and _is_peak(image, i, j):
+                if is_peak[j - start]:
                     if num == rows.shape[0]:
                         return num
                     rows[num], cols[num], heights[num] = i, j, image[i, j]
                     num += 1
     return num
-
-
-@fast_kernel
-def _any_above(values: np.ndarray, threshold: np.float32) -> Any:
-    num = np.int32(0)
-    for j in range(values.shape[0]):
-        num += np.int32(values[j] > threshold)
-    return num > 0
 
 
 def find_peaks(scanned: Scan, sources: Sources, *, threshold: float = PEAK_SIGMA) -> Peaks:
