@@ -10,10 +10,12 @@ import numpy as np
 from hpcqa.config import ViewsConfig
 from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources, cell_side, cells, joined_cells
+from hpcqa.pixels.prefetch import fetch_around
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import Sky
 from hpcqa.pixels.stars import Stars, X, Y
 
+_AHEAD = 4  # stamps whose pixels are fetched before they are wanted
 _LARGEST = np.float32(np.finfo(np.float32).max)
 _LARGEST_HALF = np.float32(np.finfo(np.float16).max)
 
@@ -159,6 +161,9 @@ def _mosaic(
     """Stamps about some places (n, 2), row and column, less a level each, side by side from the top left."""
     across = out.shape[1] // side
     for k in range(places.shape[0]):
+        if k + _AHEAD < places.shape[0]:
+            fetch_around(pixels, places[k + _AHEAD, 0], places[k + _AHEAD, 1], side // 2)
+            fetch_around(masked, places[k + _AHEAD, 0], places[k + _AHEAD, 1], side // 2)
         row, col = k // across * side, k % across * side
         stamp = out[row : row + side, col : col + side]
         _cut(pixels, masked, places[k, 0], places[k, 1], levels[k], scale, stamp)

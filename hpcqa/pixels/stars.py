@@ -15,6 +15,7 @@ import numpy as np
 
 from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources
+from hpcqa.pixels.prefetch import fetch_around
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.streaks import Streak, find_streaks
 
@@ -24,6 +25,7 @@ MOST_SHAPES = 100  # the brightest usable peaks are measured on native pixels
 HALF = 20  # native pixels around a star that its shape is measured on
 RINGS = HALF  # one-pixel rings of the radial profile
 MIN_SIGMA = 0.7  # sharper than any star: cosmic rays and hot pixels
+_AHEAD = 2  # peaks whose pixels are fetched before they are wanted
 STACK_HALF = 16
 MOST_STACKED = 30
 _AT_ONCE = 128  # working pixels that are looked at together for peaks
@@ -307,6 +309,9 @@ def _measure(
     for k in range(rows.shape[0]):
         if num == table.shape[0]:
             break
+        if k + _AHEAD < rows.shape[0]:
+            fetch_around(pixels, int(rows[k + _AHEAD]), int(cols[k + _AHEAD]), HALF)
+            fetch_around(masked, int(rows[k + _AHEAD]), int(cols[k + _AHEAD]), HALF)
         row, col = _brightest_near(pixels, int(rows[k]), int(cols[k]), reach)
         usable = _is_usable(pixels, masked, row, col, full)
         saturated += 1 if usable == 1 else 0
