@@ -61,8 +61,17 @@ def context_view(context: Binned, sky: Sky, views: ViewsConfig) -> np.ndarray:
         (H, W) float16, 0 where nothing is valid or beyond the image.
     """
     scale = np.float32(_scale(sky.noise, sky.level))
-    z = (context.mean[0] - np.float32(sky.level)) * (np.sqrt(context.count[0]) / scale)
-    return stretch(z, views.asinh_softening)
+    return stretch(_in_noises(context.mean[0], context.count[0], np.float32(sky.level), scale), views.asinh_softening)
+
+
+@fast_kernel
+def _in_noises(mean: np.ndarray, count: np.ndarray, level: np.float32, noise: np.float32) -> np.ndarray:
+    """Means less a level in units of their noise, which is that of a pixel over the root of their number."""
+    out = np.empty(mean.shape, np.float32)
+    for i in range(mean.shape[0]):
+        for j in range(mean.shape[1]):
+            out[i, j] = (mean[i, j] - level) * (np.sqrt(count[i, j]) / noise)
+    return out
 
 
 def background_map(background: Binned, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
@@ -71,12 +80,23 @@ def background_map(background: Binned, sky: Sky) -> tuple[np.ndarray, np.ndarray
     Returns:
         (H, W) float32 ADU, NaN where nothing is left; (H, W) float32 ADU.
     """
-    mean, number = background.mean[1].copy(), background.count[1]
     # A cell of which little is left sits beside a bright star, and shows its wings.
-    mean[number < 0.1 * background.bin**2] = np.nan
-    noise = np.float32(_scale(sky.noise, sky.level)) / np.sqrt(np.maximum(number, 1))
-    noise[np.isnan(mean)] = np.nan
-    return mean, noise
+    enough = np.float32(0.1 * background.bin**2)
+    return _well_known(background.mean[1], background.count[1], enough, np.float32(_scale(sky.noise, sky.level)))
+
+
+@kernel
+def _well_known(
+    mean: np.ndarray, number: np.ndarray, enough: np.float32, noise: np.float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means with enough pixels behind them, and their noise from that of a pixel; NaN for the others."""
+    known, noises = np.empty(mean.shape, np.float32), np.empty(mean.shape, np.float32)
+    for i in range(mean.shape[0]):
+        for j in range(mean.shape[1]):
+            good = (number[i, j] >= enough) & (mean[i, j] == mean[i, j])
+            known[i, j] = mean[i, j] if good else np.float32(np.nan)
+            noises[i, j] = noise / np.sqrt(max(number[i, j], np.float32(1))) if good else np.float32(np.nan)
+    return known, noises
 
 
 def _scale(noise: float, level: float) -> float:

@@ -12,8 +12,8 @@ import numpy as np
 
 from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources
-from hpcqa.pixels.medians import known_median
-from hpcqa.pixels.profiles import CHUNKS, area_sums, extent, reference_level, thinned
+from hpcqa.pixels.medians import median
+from hpcqa.pixels.profiles import CHUNKS, THIN_FROM, area_sums, extent, reference_level
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import MAD
 
@@ -24,41 +24,90 @@ def map_numbers(background: np.ndarray, level: float, expected: float) -> dict[s
     """Plane, scatter, extremes and quadrants of a background map (H, W) in ADU, NaN where unknown."""
     rows, cols = extent(background)
     inside = background[:rows, :cols]
-    known = int(np.count_nonzero(np.isfinite(inside)))
-    if known < 12 or min(rows, cols) < 4:
+    if rows * cols < 12 or min(rows, cols) < 4:
         return {}
-    relative = (inside - np.float32(level)) / np.float32(reference_level(level, expected))
-    slope_row, slope_col, rest = _less_plane(relative)
-    rms, high, low = _extremes(rest)
-    spread, curvature = _parts(relative, rest)
+    reference = np.float32(reference_level(level, expected))
+    known, slope_row, slope_col, rms, high, low, spread, curvature = _shape_of(inside, np.float32(level), reference)
+    if known < 12:
+        return {}
     return {
-        "gradient_row": float(slope_row),
-        "gradient_col": float(slope_col),
+        "gradient_row": slope_row,
+        "gradient_col": slope_col,
         "gradient": math.hypot(slope_row, slope_col),
-        "map_rms": float(rms),
-        "map_high": float(high),
-        "map_low": float(low),
+        "map_rms": rms,
+        "map_high": high,
+        "map_low": low,
         "map_missing": 1.0 - known / inside.size,
-        "quadrant_spread": float(spread),
-        "map_curvature": float(curvature),
+        "quadrant_spread": spread,
+        "map_curvature": curvature,
     }
 
 
+@kernel
+def _shape_of(inside: np.ndarray, level: np.float32, reference: np.float32) -> tuple[Any, ...]:
+    """Number of known cells; slopes of the plane along rows and columns; robust scatter, highest and lowest mean of
+    nine cells about it; spread of the quadrants; centre less border.
+    """
+    relative = np.empty(inside.shape, np.float32)
+    known = 0
+    for i in range(inside.shape[0]):
+        known += _relative_row(inside[i], level, reference, relative[i])
+    slope_row, slope_col, rest = _less_plane(relative)
+    middle = np.float32(median(rest.ravel()))
+    rms = MAD * median(np.abs(rest.ravel() - middle))
+    high, low = _nines(rest)
+    spread, curvature = _parts(relative, rest)
+    return known, slope_row, slope_col, rms, np.float64(high), np.float64(low), spread, curvature
+
+
+@fast_kernel
+def _relative_row(cells: np.ndarray, level: np.float32, reference: np.float32, out: np.ndarray) -> Any:
+    known = np.int32(0)
+    for j in range(out.shape[0]):
+        out[j] = (cells[j] - level) / reference
+        known = np.int32(known + np.int32(abs(cells[j]) < np.float32(np.inf)))
+    return known
+
+
+@kernel
 def _less_plane(relative: np.ndarray) -> tuple[float, float, np.ndarray]:
     """Slopes across the map of the plane that fits it best, and the map less that plane.
 
     Least squares, refitted twice without what lies 3 sigma off.
     """
-    answer = np.zeros(3)
-    rest = _rest(relative, np.array([known_median(thinned(relative)), 0.0, 0.0]))
+    answer, plane = np.zeros(3), np.zeros(3)
+    plane[0] = median(_sample(relative))
+    rest = _rest(relative, plane)
     for _ in range(3):
-        limit = 3.0 * MAD * known_median(np.abs(thinned(rest))) + 1e-9
-        matrix, vector = _plane_sums(relative, rest, limit)
-        if np.linalg.det(matrix) <= 1e-6 * max(matrix[0, 0], 1.0) ** 3:
+        limit = 3.0 * MAD * median(np.abs(_sample(rest))) + 1e-9
+        matrix, vector = _plane_sums(relative, rest, np.float32(limit))
+        if not _solve(matrix, vector, answer):
             break
-        answer = np.linalg.solve(matrix, vector)
         rest = _rest(relative, answer)
-    return float(answer[1]), float(answer[2]), rest
+    return answer[1], answer[2], rest
+
+
+@kernel
+def _sample(cells: np.ndarray) -> np.ndarray:
+    """A quarter of the cells of a large map, all of a small one: (n,)."""
+    apart = 2 if cells.size >= THIN_FROM else 1
+    return cells[::apart, ::apart].copy().ravel()
+
+
+@kernel
+def _solve(matrix: np.ndarray, vector: np.ndarray, answer: np.ndarray) -> bool:
+    """Solve three linear equations with a symmetric matrix; False if they are nearly dependent."""
+    cofactors = np.empty((3, 3))
+    for i in range(3):
+        for j in range(3):
+            a, b, c, d = (i + 1) % 3, (i + 2) % 3, (j + 1) % 3, (j + 2) % 3
+            cofactors[i, j] = matrix[a, c] * matrix[b, d] - matrix[a, d] * matrix[b, c]
+    determinant = (matrix[0] * cofactors[0]).sum()
+    if not determinant > 1e-6 * max(matrix[0, 0], 1.0) ** 3:
+        return False
+    for i in range(3):
+        answer[i] = (cofactors[i] * vector).sum() / determinant
+    return True
 
 
 @kernel
@@ -106,13 +155,6 @@ def _plane_sums(relative: np.ndarray, rest: np.ndarray, limit: float) -> tuple[n
     return matrix, vector
 
 
-def _extremes(rest: np.ndarray) -> tuple[float, float, float]:
-    """Robust scatter, and the highest and lowest mean of nine cells of which at least four are known."""
-    rms = MAD * known_median(np.abs(rest - known_median(rest)))
-    high, low = _nines(rest)
-    return rms, float(high), float(low)
-
-
 @kernel
 def _nines(cells: np.ndarray) -> tuple[Any, Any]:
     """Highest and lowest mean of a cell and its eight neighbours, of which four must be known; -inf, inf if none."""
@@ -151,16 +193,20 @@ def _extend(total: np.ndarray, number: np.ndarray, high: np.ndarray, low: np.nda
         low[j] = value if known & (value < low[j]) else low[j]
 
 
+@kernel
 def _parts(relative: np.ndarray, rest: np.ndarray) -> tuple[float, float]:
     """Largest less smallest median of the quadrants; median of the centre less that of the border."""
     rows, cols = relative.shape
-    halves = [(slice(0, num // 2), slice(num // 2, None)) for num in (rows, cols)]
-    middles = [known_median(relative[down, across]) for down in halves[0] for across in halves[1]]
-    known = [middle for middle in middles if math.isfinite(middle)]
-    border = np.concatenate((rest[0], rest[-1], rest[:, 0], rest[:, -1]))
-    centre = rest[rows // 4 : rows - rows // 4, cols // 4 : cols - cols // 4]
-    spread = max(known) - min(known) if known else -math.inf
-    return spread, known_median(centre) - known_median(border)
+    high, low = -np.inf, np.inf
+    for half in range(4):
+        first, last = (0, rows // 2) if half < 2 else (rows // 2, rows)
+        start, stop = (0, cols // 2) if half % 2 == 0 else (cols // 2, cols)
+        middle = median(relative[first:last, start:stop].copy().ravel())
+        if np.isfinite(middle):
+            high, low = max(high, middle), min(low, middle)
+    border = np.concatenate((rest[0], rest[-1], rest[:, 0].copy(), rest[:, -1].copy()))
+    centre = rest[rows // 4 : rows - rows // 4, cols // 4 : cols - cols // 4].copy().ravel()
+    return high - low, median(centre) - median(border)
 
 
 # Edges ----------------------------------------------------------------------------------------------------------------
@@ -171,9 +217,8 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
     width = max(1, round(24 / scanned.step))
     if min(scanned.mean.shape) < 8 * width:
         return {}
-    pieces = edge_excesses(scanned.mean, scanned.count, sources.near, width)
-    excesses = [known_median(piece) for piece in pieces]
-    known = [value for value in excesses if math.isfinite(value)]
+    excesses = edge_excesses(scanned.mean, scanned.count, sources.near, width)
+    known = [value for value in excesses.tolist() if math.isfinite(value)]
     if not known:
         return {}
     reference = reference_level(level, expected)
@@ -188,14 +233,15 @@ def edge_excesses(mean: np.ndarray, count: np.ndarray, near: np.ndarray, width: 
     valid ones do.
 
     Returns:
-        (4, CHUNKS) float64, of the first rows, the last rows, the first columns and the last; NaN unknown.
+        (4,) float64, the pieces' median at the first rows, the last rows, the first columns and the last; NaN unknown.
     """
-    excesses = np.full((4, CHUNKS), np.nan)
+    excesses, pieces = np.empty(4), np.empty(CHUNKS)
     for edge in range(4):
         for k in range(CHUNKS):
             outer = _edge_level(mean, count, near, edge, k, 0, width)
             inner = _edge_level(mean, count, near, edge, k, 2 * width, 4 * width)
-            excesses[edge, k] = outer - inner
+            pieces[k] = outer - inner
+        excesses[edge] = median(pieces)
     return excesses
 
 

@@ -17,7 +17,7 @@ from hpcqa.instruments.base import Region
 from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
-from hpcqa.pixels.medians import known_median, median
+from hpcqa.pixels.medians import median
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import MAD, Sky
 
@@ -30,11 +30,6 @@ SCALES = (1, 2, 4, 8, 16)
 def reference_level(level: float, expected: float) -> float:
     """What levels are divided by: the sky, but never less than the square of the expected noise."""
     return max(level, expected * expected, 1e-3)
-
-
-def thinned(cells: np.ndarray) -> np.ndarray:
-    """A quarter of the cells of a large map, enough to know a scatter to one percent; all of a small one."""
-    return cells[::2, ::2] if cells.size >= THIN_FROM else cells
 
 
 # Amplifiers -----------------------------------------------------------------------------------------------------------
@@ -68,29 +63,22 @@ def amplifier_step(scanned: Scan, sources: Sources, split: float) -> float:
     width = min(STRIP, left // 2, (scanned.mean.shape[1] - right) // 2)
     if width < 2:
         return math.nan
-    starts = np.array([left - 2 * width, left - width, right, right + width])
-    levels = strip_levels(scanned.mean, scanned.count, sources.near, starts, width)
-    far_left, near_left, near_right, far_right = levels
-    slope = 0.5 * ((near_left - far_left) + (far_right - near_right))
-    return known_median(near_right - near_left - slope)
+    return float(_step(scanned.mean, scanned.count, sources.near, left, right, width))
 
 
 @kernel
-def strip_levels(mean: np.ndarray, count: np.ndarray, near: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
-    """Mean of the working pixels without sources of some strips of columns, in CHUNKS pieces along the rows.
-
-    Returns:
-        (starts, CHUNKS) float64, NaN unknown.
-    """
-    levels = np.full((starts.size, CHUNKS), np.nan)
+def _step(mean: np.ndarray, count: np.ndarray, near: np.ndarray, left: int, right: int, width: int) -> float:
+    """Median over CHUNKS pieces along the rows; two strips of columns on each side give the slope."""
+    starts = (left - 2 * width, left - width, right, right + width)
+    steps, levels = np.empty(CHUNKS), np.empty(4)
     for k in range(CHUNKS):
         first, last = k * len(mean) // CHUNKS, (k + 1) * len(mean) // CHUNKS
-        for strip in range(starts.size):
-            area = (first, last, starts[strip], starts[strip] + width)
-            usable = area_sums(mean, count, near, area)[0]
-            if usable[1] > 0:
-                levels[strip, k] = usable[0] / usable[1]
-    return levels
+        for strip in range(4):
+            usable = area_sums(mean, count, near, (first, last, starts[strip], starts[strip] + width))[0]
+            levels[strip] = usable[0] / usable[1] if usable[1] > 0 else np.nan
+        slope = 0.5 * ((levels[1] - levels[0]) + (levels[3] - levels[2]))
+        steps[k] = levels[2] - levels[1] - slope
+    return median(steps)
 
 
 @kernel

@@ -78,7 +78,8 @@ class Sums:
         small = (-(-rows // step), -(-cols // step))
         cut = 5.0 * noise if noise > 0 else 1e-3 * max(abs(level), 1.0)
         facts = (np.float32(level), np.float32(cut), np.float32(saturation))
-        binned, profiles = np.zeros((2, *small), np.float32), np.zeros((2, 2, rows), np.float32)
+        # The scan sets what it gives for the rows of the image and of the working image.
+        binned, profiles = np.empty((2, *small), np.float32), np.zeros((2, 2, rows), np.float32)
         sums, full_count = np.zeros((4, cols), np.float32), np.zeros(small[1], np.float32)
         sums[1] = FOUR
         add_binned(sums[1], step, full_count)

@@ -421,11 +421,13 @@ def scan_rows(
                     row_count[side, i + k] = totals[1, k]
         for i in range(begin, stop):
             numbers[0] += 1 if _is_constant(pixels[i]) else 0
+        mean[place] = 0
         add_binned(sums[0], step, mean[place])
         if whole:
             count[place] = full_count
             numbers[2] += (stop - begin) * cols
         else:
+            count[place] = 0
             add_binned(sums[1], step, count[place])
             sums[1] = FOUR
             # Exact in float32: a row of the working image has less than 2**24 pixels behind it.
