@@ -17,6 +17,7 @@ from hpcqa.instruments.base import Region
 from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
+from hpcqa.pixels.floatbits import largest_size, size_bits
 from hpcqa.pixels.medians import median
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import MAD, Sky
@@ -342,23 +343,34 @@ def _two_by_two(cells: np.ndarray) -> np.ndarray:
 def _pattern_peak(transform: np.ndarray, rows: int, cols: int) -> tuple[float, float]:
     """Highest power over the median (dex) and its frequency per cell; low frequencies belong to gradients, ghosts."""
     lowest = (4.0 / min(rows, cols)) ** 2
-    allowed = np.empty(transform.size)
-    found = 0
-    best, best_rate = -1.0, 0.0
     across = (np.arange(transform.shape[1]) / cols) ** 2
+    power = np.empty(transform.shape[1], np.float32)
+    every = max(1, transform.size // 8192)
+    sample = np.empty(transform.size // every + transform.shape[0] + 1, np.float32)
+    found = skipped = 0
+    best, best_rate = np.float32(0), 0.0
     for i in range(transform.shape[0]):
         down = (min(i, rows - i) / rows) ** 2
-        for j in range(transform.shape[1]):
-            rate = down + across[j]
-            if rate <= lowest:
-                continue
-            value = transform[i, j]
-            power = value.real * value.real + value.imag * value.imag
-            allowed[found] = power
+        _powers(transform[i].view(np.float32), power)
+        start = 0
+        while start < power.size and down + across[start] <= lowest:
+            start += 1
+        # Each `every`-th of those that are not left out.
+        for j in range(start + skipped, power.size, every):
+            sample[found] = power[j]
             found += 1
-            if power > best:
-                best, best_rate = power, rate
+        skipped = (skipped - (power.size - start)) % every
+        if start < power.size and largest_size(power[start:]) > size_bits(best):
+            place = start + int(np.argmax(power[start:]))
+            best, best_rate = power[place], down + across[place]
     if found == 0:
         return np.nan, 0.0
-    middle = median(allowed[: found : max(1, found // 8192)].copy())
+    middle = median(sample[:found])
     return (np.log10(best / middle) if middle > 0 and best > 0 else np.nan), np.sqrt(best_rate)
+
+
+@fast_kernel
+def _powers(transform: np.ndarray, power: np.ndarray) -> None:
+    """Squared sizes of complex numbers, whose real and imaginary parts are side by side."""
+    for j in range(power.shape[0]):
+        power[j] = transform[2 * j] * transform[2 * j] + transform[2 * j + 1] * transform[2 * j + 1]

@@ -384,7 +384,7 @@ def measure_stars(
     for streak in streaks:
         table = table[~streak.covers(table[:, X], table[:, Y])]
     table = _unique(table, np.minimum(table[:, SIGMA], HALF))
-    is_star = _point_like(table)
+    is_star = _point_like(np.ascontiguousarray(table))
     chosen = table[is_star & (table[:, SNR] > 20)][:MOST_STACKED]
     return Stars(table, is_star, saturated, sharp, _stack(pixels, masked, chosen), streaks)
 
@@ -411,6 +411,7 @@ def _far_from_brighter(table: np.ndarray, reach: np.ndarray) -> np.ndarray:
     return far
 
 
+@kernel
 def _point_like(table: np.ndarray) -> np.ndarray:
     """Which rows have the size of the point sources: within 25 % of the densest place in log size."""
     good = table[:, SNR] > 10
@@ -421,9 +422,8 @@ def _point_like(table: np.ndarray) -> np.ndarray:
     width = max(3, len(ordered) // 3)
     spans = ordered[width - 1 :] - ordered[: len(ordered) - width + 1]
     best = int(np.argmin(spans))
-    centre = float(np.median(ordered[best : best + width]))
-    point_like: np.ndarray = good & (np.abs(sizes - centre) < 0.25)
-    return point_like
+    centre = 0.5 * (ordered[best + (width - 1) // 2] + ordered[best + width // 2])
+    return good & (np.abs(sizes - centre) < 0.25)
 
 
 @kernel
