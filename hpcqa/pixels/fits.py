@@ -328,17 +328,22 @@ class _Job:
             return None
         try:
             layout = tiles.read_layout(hdu.header)
-            heap_size = hdu.data_size - layout.heap
-            if layout.num_tiles * layout.row_bytes > hdu.data_size or heap_size < 0:
+            table_size, heap_size = layout.num_tiles * layout.row_bytes, hdu.data_size - layout.heap
+            if table_size > hdu.data_size or heap_size < 0:
                 raise ValueError("the table of tiles is larger than its data")
-            rows = source.read(hdu.data_offset, layout.num_tiles * layout.row_bytes)
-            table = tiles.select(layout, rows, region, heap_size)
+            # All of an image comes with one call to the system, table and tiles.
+            is_whole = layout.ours and region == Region(0, hdu.shape[0], 0, hdu.shape[1])
+            size, padding = (hdu.data_size, rice.PADDING) if is_whole else (table_size, 0)
+            found = source.read_padded(hdu.data_offset, size, padding, room if is_whole else None)
+            table = tiles.select(layout, found[:table_size], region, heap_size)
         except tiles.Unsupported:
             return None
         except ValueError as problem:
             raise DataError(f"{where}: damaged: {problem}.") from problem
         if not layout.ours:
             return None
+        if is_whole:
+            return cls(where, layout, table, found[layout.heap :], 0)
         base, end = int(table.starts.min()), int((table.starts + table.sizes).max())
         data = source.read_padded(hdu.data_offset + layout.heap + base, end - base, rice.PADDING, room)
         return cls(where, layout, table, data, base)

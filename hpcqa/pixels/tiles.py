@@ -160,18 +160,18 @@ class Tiles:
     fallback: NDArray[np.bool_]  # (N,) gzipped instead
 
 
-def select(layout: Layout, table: bytes, region: Region, heap_size: int) -> Tiles:
+def select(layout: Layout, table: NDArray[np.uint8], region: Region, heap_size: int) -> Tiles:
     """The tiles that touch a rectangle, with every offset checked against the heap.
 
     Args:
-        table: the bytes of the table's rows, `num_tiles` of them.
+        table: uint8, the bytes of the table's rows, `num_tiles` of them.
         heap_size: bytes of the heap.
 
     Raises:
         ValueError: a tile lies outside the heap, or has no data.
         Unsupported: a tile is stored in a way that is left to astropy.
     """
-    rows = np.frombuffer(table, np.uint8).reshape(layout.num_tiles, layout.row_bytes)
+    rows = table.reshape(layout.num_tiles, layout.row_bytes)
     index, boxes = _touched(layout.shape, layout.tile, region)
     if len(index) < layout.num_tiles:
         rows = rows[index]
