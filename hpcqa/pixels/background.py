@@ -33,7 +33,7 @@ def _gather(mean: np.ndarray, count: np.ndarray, enough: int, cell: int) -> tupl
     values = np.empty((down * across, (cell // 2 + 1) ** 2), np.float32)
     numbers = np.zeros(down * across, np.int64)
     for i in range(0, rows, 2):
-        whole = _num_below(count[i], np.float32(enough)) == 0
+        whole = _num_below(count[i], enough) == 0
         for m in range(across):
             place = i // cell * across + m
             number = numbers[place]
@@ -54,10 +54,10 @@ def _gather(mean: np.ndarray, count: np.ndarray, enough: int, cell: int) -> tupl
 
 
 @fast_kernel
-def _num_below(values: np.ndarray, limit: np.float32) -> Any:
+def _num_below(counts: np.ndarray, limit: int) -> Any:
     num = np.int32(0)
-    for k in range(values.shape[0]):
-        num = np.int32(num + np.int32(values[k] < limit))
+    for k in range(counts.shape[0]):
+        num = np.int32(num + np.int32(np.int32(counts[k]) < np.int32(limit)))
     return num
 
 
@@ -275,7 +275,7 @@ def _above(smooth: np.ndarray, count: np.ndarray, threshold: float) -> np.ndarra
 @fast_kernel
 def _above_in_row(smooth: np.ndarray, count: np.ndarray, threshold: np.float32, found: np.ndarray) -> None:
     for j in range(found.shape[0]):
-        found[j] = (smooth[j] > threshold) & (count[j] > _ZERO)
+        found[j] = (smooth[j] > threshold) & (count[j] != 0)
 
 
 def find_sources(scanned: Scan, *, level: float) -> Sources:
@@ -314,26 +314,26 @@ def cell_side(small: tuple[int, int], view: tuple[int, int]) -> int:
 def _weigh(mean: np.ndarray, count: np.ndarray, level: np.float32, line: np.ndarray) -> None:
     """Sums of all pixels of one working row added to a line."""
     for j in range(mean.shape[0]):
-        line[j] += (mean[j] - level) * count[j]
+        line[j] += (mean[j] - level) * np.float32(count[j])
 
 
 @fast_kernel
 def _weigh_far(mean: np.ndarray, count: np.ndarray, near: np.ndarray, level: np.float32, line: np.ndarray) -> None:
     """As `_weigh`, of those that are not near a source."""
     for j in range(mean.shape[0]):
-        line[j] += (mean[j] - level) * count[j] if near[j] == 0 else _ZERO
+        line[j] += (mean[j] - level) * np.float32(count[j]) if near[j] == 0 else _ZERO
 
 
 @fast_kernel
 def _count(count: np.ndarray, line: np.ndarray) -> None:
     for j in range(count.shape[0]):
-        line[j] += count[j]
+        line[j] += np.float32(count[j])
 
 
 @fast_kernel
 def _count_far(count: np.ndarray, near: np.ndarray, line: np.ndarray) -> None:
     for j in range(count.shape[0]):
-        line[j] += count[j] if near[j] == 0 else _ZERO
+        line[j] += np.float32(count[j]) if near[j] == 0 else _ZERO
 
 
 @kernel
@@ -343,7 +343,7 @@ def cells(
     """Mean of the valid pixels in each cell of side x side working pixels, and how many native pixels it holds.
 
     Args:
-        mean, count: (r, c) float32 of a scan.
+        mean, count: (r, c) of a scan.
         near: (r, c) bool, pixels near a source.
         level: about that of the sky; sums are taken about it, so that they stay exact in float32.
         side: working pixels along a cell.

@@ -104,7 +104,7 @@ def area_sums(
 def _row_sums(mean: np.ndarray, count: np.ndarray, near: np.ndarray) -> tuple[Any, Any, Any, Any]:
     usable_sum = usable = every_sum = every = 0.0
     for j in range(mean.shape[0]):
-        one = 1.0 if count[j] > np.float32(0) else 0.0
+        one = 1.0 if count[j] != 0 else 0.0
         far = one if near[j] == 0 else 0.0
         value = np.float64(mean[j])
         usable_sum, usable = usable_sum + far * value, usable + far

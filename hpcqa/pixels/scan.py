@@ -23,7 +23,7 @@ class Scan:
     Attributes:
         step: native pixels along a side of a binned one.
         mean: (r, c) float32, mean of the valid pixels, ADU; 0 where there is none.
-        count: (r, c) float32, valid pixels.
+        count: (r, c) uint8 (uint16 where a binned pixel has more than 255), valid pixels.
         row_mean: (2, R) float32, clipped mean of each row less the sky, ADU, left and right of the split.
         row_count: (2, R) float32, pixels behind it.
         col_mean: (C,) float32, clipped mean of each column less the sky, ADU.
@@ -78,13 +78,15 @@ class Sums:
         small = (-(-rows // step), -(-cols // step))
         cut = 5.0 * noise if noise > 0 else 1e-3 * max(abs(level), 1.0)
         facts = (np.float32(level), np.float32(cut), np.float32(saturation))
-        # The scan sets what it gives for the rows of the image and of the working image.
-        binned, profiles = np.empty((2, *small), np.float32), np.zeros((2, 2, rows), np.float32)
+        # The scan sets what it gives for the rows of the image and of the working image. Small counts, because whatever
+        # looks at the working image waits for the memory.
+        mean, count = np.empty(small, np.float32), np.empty(small, np.uint8 if step * step < 256 else np.uint16)
+        profiles = np.zeros((2, 2, rows), np.float32)
         sums, full_count = np.zeros((4, cols), np.float32), np.zeros(small[1], np.float32)
         sums[1] = FOUR
         add_binned(sums[1], step, full_count)
         quiet = np.zeros((2, -(-cols // BLOCK)), np.int64)
-        arrays = (*binned, *profiles, sums, np.zeros(cols, np.float32), full_count, quiet)
+        arrays = (mean, count, *profiles, sums, np.zeros(cols, np.float32), full_count, quiet)
         return cls(step, split, facts, arrays, np.zeros(3, np.int64))
 
     def finish(self) -> Scan:

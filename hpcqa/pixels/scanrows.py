@@ -361,11 +361,12 @@ def _number_masked(row: np.ndarray) -> Any:
 
 
 @fast_kernel
-def _divide(sums: np.ndarray, counts: np.ndarray, level: np.float32) -> None:
-    """Sums less the level become means; 0 where nothing is behind them."""
+def _divide(sums: np.ndarray, behind: np.ndarray, level: np.float32, count: np.ndarray) -> None:
+    """Sums less the level become means, 0 where nothing is behind them; the numbers behind them become counts."""
     for k in range(sums.size):
-        known = counts[k] > 0
-        sums[k] = sums[k] / (counts[k] if known else ONE) + level if known else _ZERO
+        known = behind[k] > 0
+        sums[k] = sums[k] / (behind[k] if known else ONE) + level if known else _ZERO
+        count[k] = np.int32(behind[k])
 
 
 @kernel
@@ -393,7 +394,7 @@ def scan_rows(
     mean, count, row_mean, row_count, sums, saturated, full_count, quiet = arrays
     level, cut, full = facts
     cols = pixels.shape[1]
-    totals = np.empty((2, AT_ONCE), np.float32)
+    totals, behind = np.empty((2, AT_ONCE), np.float32), np.empty(mean.shape[1], np.float32)
     for begin in range(first, last, step):
         stop = min(begin + step, last)
         place = begin // step
@@ -424,12 +425,12 @@ def scan_rows(
         mean[place] = 0
         add_binned(sums[0], step, mean[place])
         if whole:
-            count[place] = full_count
+            behind[:] = full_count
             numbers[2] += (stop - begin) * cols
         else:
-            count[place] = 0
-            add_binned(sums[1], step, count[place])
+            behind[:] = 0
+            add_binned(sums[1], step, behind)
             sums[1] = FOUR
             # Exact in float32: a row of the working image has less than 2**24 pixels behind it.
-            numbers[2] += int(count[place].sum())
-        _divide(mean[place], count[place], level)
+            numbers[2] += int(behind.sum())
+        _divide(mean[place], behind, level, count[place])
