@@ -80,7 +80,7 @@ def _less_plane(relative: np.ndarray) -> tuple[float, float, np.ndarray]:
     rest = _rest(relative, plane)
     for _ in range(3):
         limit = 3.0 * MAD * median(np.abs(_sample(rest))) + 1e-9
-        matrix, vector = _plane_sums(relative, rest, np.float32(limit))
+        matrix, vector = _plane_sums(relative, rest, limit)
         if not _solve(matrix, vector, answer):
             break
         rest = _rest(relative, answer)
@@ -159,7 +159,7 @@ def _plane_sums(relative: np.ndarray, rest: np.ndarray, limit: float) -> tuple[n
 def _nines(cells: np.ndarray) -> tuple[Any, Any]:
     """Highest and lowest mean of a cell and its eight neighbours, of which four must be known; -inf, inf if none."""
     rows, cols = cells.shape
-    # The cells of three rows and their number, with a border; then the means that are the highest and lowest in columns.
+    # The cells of three rows and their number, with a border; the highest and lowest means of each column.
     total, number = np.zeros(cols + 2, np.float32), np.zeros(cols + 2, np.float32)
     high, low = np.full(cols, np.float32(-np.inf)), np.full(cols, np.float32(np.inf))
     for i in range(rows):

@@ -133,9 +133,7 @@ def _of_chip(
 
 # Nearly all chips of a camera have one of a few masks, and 8 MB of new memory for each cost as much as looking at them.
 @lru_cache(maxsize=4)
-def _mask_of(
-    shape: tuple[int, int], regions: tuple[Region, ...]
-) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+def _mask_of(shape: tuple[int, int], regions: tuple[Region, ...]) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
     masked = np.zeros(shape, np.bool_)
     _add(masked, regions)
     return masked, _in_rows(masked)

@@ -306,8 +306,9 @@ def _slope(x: np.ndarray, y: np.ndarray, values: np.ndarray) -> float:
     determinant = xx * yy - xy * xy
     if determinant <= 1e-12 * xx * yy:
         # All on one line: the smallest slopes that fit.
-        return math.hypot(x_rest, y_rest) / (xx + yy)
-    return math.hypot((yy * x_rest - xy * y_rest) / determinant, (xx * y_rest - xy * x_rest) / determinant)
+        return float(math.hypot(x_rest, y_rest) / (xx + yy))
+    slope_x, slope_y = (yy * x_rest - xy * y_rest) / determinant, (xx * y_rest - xy * x_rest) / determinant
+    return float(math.hypot(slope_x, slope_y))
 
 
 def stack_numbers(stack: np.ndarray) -> dict[str, float]:

@@ -217,22 +217,16 @@ def extent(cells: np.ndarray) -> tuple[int, int]:
     """Rows and columns of the smallest corner that holds all finite cells."""
     rows = cols = 0
     for i in range(cells.shape[0]):
-        # From the end: the last column of the widest row so far is known in most rows.
+        # The last column of the widest row so far is known in most rows, and so is their first one.
         last = cells.shape[1]
         while last > cols and not np.isfinite(cells[i, last - 1]):
             last -= 1
         cols = max(cols, last)
-        if rows <= i and _any_known(cells[i]):
-            rows = i + 1
+        first = 0
+        while first < last and not np.isfinite(cells[i, first]):
+            first += 1
+        rows = i + 1 if first < last else rows
     return rows, cols
-
-
-@kernel
-def _any_known(cells: np.ndarray) -> bool:
-    for j in range(cells.shape[0]):
-        if np.isfinite(cells[j]):
-            return True
-    return False
 
 
 @kernel

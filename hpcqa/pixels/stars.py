@@ -62,9 +62,7 @@ class Peaks:
 
 
 @fast_kernel
-def _peaks_in(
-    above: np.ndarray, row: np.ndarray, below: np.ndarray, threshold: np.float32, is_peak: np.ndarray
-) -> Any:
+def _peaks_in(above: np.ndarray, row: np.ndarray, below: np.ndarray, threshold: np.float32, is_peak: np.ndarray) -> Any:
     """Which pixels of a row are above a threshold and the largest of nine, and how many; the ends have too few beside.
 
     Of equal neighbours the first in reading order wins.
@@ -92,8 +90,8 @@ def _peaks(image: np.ndarray, threshold: np.float32, rows: np.ndarray, cols: np.
         for start in range(1, last, _AT_ONCE):
             stop = min(start + _AT_ONCE, last)
             near = slice(start - 1, stop + 1)
-            found = _peaks_in(image[i - 1, near], image[i, near], image[i + 1, near], threshold, is_peak[: stop - start])
-            if found == 0:
+            three_rows = image[i - 1, near], image[i, near], image[i + 1, near]
+            if _peaks_in(*three_rows, threshold, is_peak[: stop - start]) == 0:
                 continue
             for j in range(start, stop):
                 if is_peak[j - start]:
@@ -423,7 +421,7 @@ def _point_like(table: np.ndarray) -> np.ndarray:
     spans = ordered[width - 1 :] - ordered[: len(ordered) - width + 1]
     best = int(np.argmin(spans))
     centre = 0.5 * (ordered[best + (width - 1) // 2] + ordered[best + width // 2])
-    return good & (np.abs(sizes - centre) < 0.25)
+    return np.asarray(good & (np.abs(sizes - centre) < 0.25))
 
 
 @kernel
