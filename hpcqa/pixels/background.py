@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from hpcqa.kernels import fast_kernel, kernel
-from hpcqa.pixels.scan import Scan, add_binned
+from hpcqa.pixels.scan import Scan
+from hpcqa.pixels.scanrows import add_binned
 from hpcqa.pixels.sky import clipped, clipped_level
 
 MESH = 32  # working pixels along a side of a cell of the local background
@@ -32,7 +33,7 @@ def _gather(mean: np.ndarray, count: np.ndarray, enough: int, cell: int) -> tupl
     values = np.empty((down * across, (cell // 2 + 1) ** 2), np.float32)
     numbers = np.zeros(down * across, np.int64)
     for i in range(0, rows, 2):
-        whole = _least(count[i]) >= enough
+        whole = _num_below(count[i], enough) == 0
         for m in range(across):
             place = i // cell * across + m
             number = numbers[place]
@@ -53,11 +54,11 @@ def _gather(mean: np.ndarray, count: np.ndarray, enough: int, cell: int) -> tupl
 
 
 @fast_kernel
-def _least(values: np.ndarray) -> Any:
-    least = values[0]
-    for k in range(values.shape[0]):
-        least = values[k] if values[k] < least else least
-    return least
+def _num_below(counts: np.ndarray, limit: int) -> Any:
+    num = np.int32(0)
+    for k in range(counts.shape[0]):
+        num = np.int32(num + np.int32(np.int32(counts[k]) < np.int32(limit)))
+    return num
 
 
 @kernel
@@ -85,12 +86,28 @@ def _without_bumps(mesh: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     usual = np.nanmedian(sigma)
     limit = 2.0 * usual if np.isfinite(usual) else np.inf
     smooth = mesh.copy()
+    nine = np.empty(9, mesh.dtype)
     for k in range(mesh.shape[0]):
         for m in range(mesh.shape[1]):
-            middle = np.median(mesh[max(k - 1, 0) : k + 2, max(m - 1, 0) : m + 2].copy().ravel())
+            middle = _middle(mesh[max(k - 1, 0) : k + 2, max(m - 1, 0) : m + 2], nine)
             if abs(mesh[k, m] - middle) > limit:
                 smooth[k, m] = middle
     return smooth
+
+
+@kernel
+def _middle(cells: np.ndarray, ordered: np.ndarray) -> Any:
+    """Median of a few cells; `ordered` is room for them."""
+    num = 0
+    for i in range(cells.shape[0]):
+        for j in range(cells.shape[1]):
+            place = num
+            while place > 0 and ordered[place - 1] > cells[i, j]:
+                ordered[place] = ordered[place - 1]
+                place -= 1
+            ordered[place] = cells[i, j]
+            num += 1
+    return np.float32(0.5) * (ordered[(num - 1) // 2] + ordered[num // 2])
 
 
 @kernel
@@ -249,11 +266,16 @@ def _lower_sigma(smooth: np.ndarray, count: np.ndarray, enough: int) -> float:
 
 @kernel
 def _above(smooth: np.ndarray, count: np.ndarray, threshold: float) -> np.ndarray:
-    found = np.zeros(smooth.shape, np.bool_)
+    found = np.empty(smooth.shape, np.bool_)
     for i in range(smooth.shape[0]):
-        for j in range(smooth.shape[1]):
-            found[i, j] = smooth[i, j] > threshold and count[i, j] > 0
+        _above_in_row(smooth[i], count[i], np.float32(threshold), found[i])
     return found
+
+
+@fast_kernel
+def _above_in_row(smooth: np.ndarray, count: np.ndarray, threshold: np.float32, found: np.ndarray) -> None:
+    for j in range(found.shape[0]):
+        found[j] = (smooth[j] > threshold) & (count[j] != 0)
 
 
 def find_sources(scanned: Scan, *, level: float) -> Sources:
@@ -289,14 +311,29 @@ def cell_side(small: tuple[int, int], view: tuple[int, int]) -> int:
 
 
 @fast_kernel
-def _weigh(mean: np.ndarray, count: np.ndarray, near: np.ndarray, level: np.float32, lines: np.ndarray) -> None:
-    """Sums and counts of one working row added to lines: all pixels (0, 1), those not near a source (2, 3)."""
+def _weigh(mean: np.ndarray, count: np.ndarray, level: np.float32, line: np.ndarray) -> None:
+    """Sums of all pixels of one working row added to a line."""
     for j in range(mean.shape[0]):
-        part = (mean[j] - level) * count[j]
-        lines[0, j] += part
-        lines[1, j] += count[j]
-        lines[2, j] += _ZERO if near[j] else part
-        lines[3, j] += _ZERO if near[j] else count[j]
+        line[j] += (mean[j] - level) * np.float32(count[j])
+
+
+@fast_kernel
+def _weigh_far(mean: np.ndarray, count: np.ndarray, near: np.ndarray, level: np.float32, line: np.ndarray) -> None:
+    """As `_weigh`, of those that are not near a source."""
+    for j in range(mean.shape[0]):
+        line[j] += (mean[j] - level) * np.float32(count[j]) if near[j] == 0 else _ZERO
+
+
+@fast_kernel
+def _count(count: np.ndarray, line: np.ndarray) -> None:
+    for j in range(count.shape[0]):
+        line[j] += np.float32(count[j])
+
+
+@fast_kernel
+def _count_far(count: np.ndarray, near: np.ndarray, line: np.ndarray) -> None:
+    for j in range(count.shape[0]):
+        line[j] += np.float32(count[j]) if near[j] == 0 else _ZERO
 
 
 @kernel
@@ -306,7 +343,7 @@ def cells(
     """Mean of the valid pixels in each cell of side x side working pixels, and how many native pixels it holds.
 
     Args:
-        mean, count: (r, c) float32 of a scan.
+        mean, count: (r, c) of a scan.
         near: (r, c) bool, pixels near a source.
         level: about that of the sky; sums are taken about it, so that they stay exact in float32.
         side: working pixels along a cell.
@@ -316,17 +353,20 @@ def cells(
         (2, H, W) float32, over all pixels and over those not near a source, NaN where nothing is left or beyond the
         image; (2, H, W) float32, native pixels behind each.
     """
-    sums = np.zeros((4, shape[0], shape[1]), np.float32)
+    out, counts = _no_cells(shape)
     rows, cols = mean.shape
     lines = np.zeros((4, cols), np.float32)
     reference = np.float32(level)
     for i in range(rows):
-        _weigh(mean[i], count[i], near[i], reference, lines)
+        # Loop by loop: one over all four lines does not become vector instructions.
+        _weigh(mean[i], count[i], reference, lines[0])
+        _count(count[i], lines[1])
+        _weigh_far(mean[i], count[i], near[i], reference, lines[2])
+        _count_far(count[i], near[i], lines[3])
         if i % side == side - 1 or i == rows - 1:
-            for which in range(4):
-                add_binned(lines[which], side, sums[which, i // side])
+            _finish_cells(lines, i // side, side, reference, out, counts)
             lines[:] = 0
-    return _means(sums, reference)
+    return out, counts
 
 
 @kernel
@@ -334,35 +374,49 @@ def joined_cells(
     mean: np.ndarray, count: np.ndarray, level: float, factor: int, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `cells` gives, from what it gave for cells that are smaller by a whole factor."""
-    sums = np.zeros((4, shape[0], shape[1]), np.float32)
-    cols = mean.shape[2]
+    out, counts = _no_cells(shape)
+    # What lies beyond the view is beyond the image.
+    rows, width = min(mean.shape[1], shape[0] * factor), min(mean.shape[2], shape[1] * factor)
+    lines = np.zeros((4, width), np.float32)
     reference = np.float32(level)
-    lines = np.empty((2, cols), np.float32)
-    for which in range(2):
-        for i in range(min(mean.shape[1], shape[0] * factor)):
-            for j in range(cols):
-                lines[1, j] = count[which, i, j]
-                lines[0, j] = (mean[which, i, j] - reference) * count[which, i, j] if count[which, i, j] > 0 else _ZERO
-            # What lies beyond the view is beyond the image.
-            width = min(cols, shape[1] * factor)
-            add_binned(lines[0, :width], factor, sums[2 * which, i // factor])
-            add_binned(lines[1, :width], factor, sums[2 * which + 1, i // factor])
-    return _means(sums, reference)
-
-
-@kernel
-def _means(sums: np.ndarray, reference: np.float32) -> tuple[np.ndarray, np.ndarray]:
-    rows, cols = sums.shape[1:]
-    out, counts = np.empty((2, rows, cols), np.float32), np.empty((2, rows, cols), np.float32)
-    for which in range(2):
-        counts[which] = sums[2 * which + 1]
-        for k in range(rows):
-            _divide(sums[2 * which, k], counts[which, k], reference, out[which, k])
+    for i in range(rows):
+        for which in range(2):
+            _join_cells(mean[which, i, :width], count[which, i, :width], reference, lines[2 * which])
+            _count(count[which, i, :width], lines[2 * which + 1])
+        if i % factor == factor - 1 or i == rows - 1:
+            _finish_cells(lines, i // factor, factor, reference, out, counts)
+            lines[:] = 0
     return out, counts
 
 
 @fast_kernel
+def _join_cells(mean: np.ndarray, count: np.ndarray, level: np.float32, line: np.ndarray) -> None:
+    for j in range(mean.shape[0]):
+        line[j] += (mean[j] - level) * count[j] if count[j] > _ZERO else _ZERO
+
+
+@kernel
+def _no_cells(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of which none is known."""
+    return np.full((2, shape[0], shape[1]), _NAN), np.zeros((2, shape[0], shape[1]), np.float32)
+
+
+@kernel
+def _finish_cells(
+    lines: np.ndarray, row: int, side: int, reference: np.float32, out: np.ndarray, counts: np.ndarray
+) -> None:
+    """Means and counts of one row of cells, from the sums and counts of its columns (4, cols)."""
+    width = -(-lines.shape[1] // side)
+    sums = np.zeros(width, np.float32)
+    for which in range(2):
+        sums[:] = 0
+        add_binned(lines[2 * which], side, sums)
+        add_binned(lines[2 * which + 1], side, counts[which, row])
+        _divide(sums, counts[which, row], reference, out[which, row])
+
+
+@fast_kernel
 def _divide(sums: np.ndarray, counts: np.ndarray, reference: np.float32, out: np.ndarray) -> None:
-    for m in range(out.shape[0]):
+    for m in range(sums.shape[0]):
         known = counts[m] > 0
         out[m] = sums[m] / (counts[m] if known else _ONE) + reference if known else _NAN

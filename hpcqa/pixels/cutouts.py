@@ -10,10 +10,12 @@ import numpy as np
 from hpcqa.config import ViewsConfig
 from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources, cell_side, cells, joined_cells
+from hpcqa.pixels.prefetch import fetch_around
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import Sky
 from hpcqa.pixels.stars import Stars, X, Y
 
+_AHEAD = 4  # stamps whose pixels are fetched before they are wanted
 _LARGEST = np.float32(np.finfo(np.float32).max)
 _LARGEST_HALF = np.float32(np.finfo(np.float16).max)
 
@@ -59,8 +61,17 @@ def context_view(context: Binned, sky: Sky, views: ViewsConfig) -> np.ndarray:
         (H, W) float16, 0 where nothing is valid or beyond the image.
     """
     scale = np.float32(_scale(sky.noise, sky.level))
-    z = (context.mean[0] - np.float32(sky.level)) * (np.sqrt(context.count[0]) / scale)
-    return stretch(z, views.asinh_softening)
+    return stretch(_in_noises(context.mean[0], context.count[0], np.float32(sky.level), scale), views.asinh_softening)
+
+
+@fast_kernel
+def _in_noises(mean: np.ndarray, count: np.ndarray, level: np.float32, noise: np.float32) -> np.ndarray:
+    """Means less a level in units of their noise, which is that of a pixel over the root of their number."""
+    out = np.empty(mean.shape, np.float32)
+    for i in range(mean.shape[0]):
+        for j in range(mean.shape[1]):
+            out[i, j] = (mean[i, j] - level) * (np.sqrt(count[i, j]) / noise)
+    return out
 
 
 def background_map(background: Binned, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
@@ -69,12 +80,23 @@ def background_map(background: Binned, sky: Sky) -> tuple[np.ndarray, np.ndarray
     Returns:
         (H, W) float32 ADU, NaN where nothing is left; (H, W) float32 ADU.
     """
-    mean, number = background.mean[1].copy(), background.count[1]
     # A cell of which little is left sits beside a bright star, and shows its wings.
-    mean[number < 0.1 * background.bin**2] = np.nan
-    noise = np.float32(_scale(sky.noise, sky.level)) / np.sqrt(np.maximum(number, 1))
-    noise[np.isnan(mean)] = np.nan
-    return mean, noise
+    enough = np.float32(0.1 * background.bin**2)
+    return _well_known(background.mean[1], background.count[1], enough, np.float32(_scale(sky.noise, sky.level)))
+
+
+@kernel
+def _well_known(
+    mean: np.ndarray, number: np.ndarray, enough: np.float32, noise: np.float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means with enough pixels behind them, and their noise from that of a pixel; NaN for the others."""
+    known, noises = np.empty(mean.shape, np.float32), np.empty(mean.shape, np.float32)
+    for i in range(mean.shape[0]):
+        for j in range(mean.shape[1]):
+            good = (number[i, j] >= enough) & (mean[i, j] == mean[i, j])
+            known[i, j] = mean[i, j] if good else np.float32(np.nan)
+            noises[i, j] = noise / np.sqrt(max(number[i, j], np.float32(1))) if good else np.float32(np.nan)
+    return known, noises
 
 
 def _scale(noise: float, level: float) -> float:
@@ -159,6 +181,9 @@ def _mosaic(
     """Stamps about some places (n, 2), row and column, less a level each, side by side from the top left."""
     across = out.shape[1] // side
     for k in range(places.shape[0]):
+        if k + _AHEAD < places.shape[0]:
+            fetch_around(pixels, places[k + _AHEAD, 0], places[k + _AHEAD, 1], side // 2)
+            fetch_around(masked, places[k + _AHEAD, 0], places[k + _AHEAD, 1], side // 2)
         row, col = k // across * side, k % across * side
         stamp = out[row : row + side, col : col + side]
         _cut(pixels, masked, places[k, 0], places[k, 1], levels[k], scale, stamp)

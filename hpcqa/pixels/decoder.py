@@ -247,7 +247,7 @@ def _add_row(row: Array, masked: Array, has_mask: bool, sums: Array, counts: Arr
     """
     odd = np.int32(0)
     for c in range(sums.size):
-        odd += np.int32(row[c] - row[c] != 0)
+        odd = np.int32(odd + np.int32(row[c] - row[c] != 0))
     if odd == 0 and not has_mask:
         for c in range(sums.size):
             sums[c] += row[c]

@@ -164,7 +164,7 @@ def _read_ccd(
         if failed:
             return CcdResult(None, failed, f"{file.path}[{hdu.index}]: {in_words(failed)}")
         facts = facts_of(row, instrument, mask.problem, file.primary, hdu)
-        return CcdResult(look(pixels, mask.masked, facts, config.views, rest))
+        return CcdResult(look(pixels, mask.masked, facts, config.views, rest, mask.in_row))
     except (DataError, EnvironmentProblem, OSError) as error:
         return CcdResult(None, _bit_of(error, "unreadable_pixels"), str(error))
     except Exception as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +40,11 @@ class ExposureFile:
         self.path = source.path
         self.primary: Mapping[str, Any]
         self.primary, self.images = read_headers(source)
+        self._by_name: dict[str, ImageHdu] = {}
+        for hdu in self.images:
+            for name in (hdu.name.upper(), hdu.header.text("DETPOS").strip().upper()):
+                if name:
+                    self._by_name.setdefault(name, hdu)
 
     def __enter__(self) -> ExposureFile:
         return self
@@ -56,9 +62,8 @@ class ExposureFile:
             DataError: no such HDU, or the HDU of that number bears another CCD's name.
         """
         wanted = ccdname.strip().upper()
-        for hdu in self.images:
-            if wanted and wanted in (hdu.name.upper(), hdu.header.text("DETPOS").strip().upper()):
-                return hdu
+        if wanted in self._by_name:
+            return self._by_name[wanted]
         for hdu in self.images:
             if hdu.index == index and (not wanted or not hdu.name):
                 return hdu
@@ -105,9 +110,9 @@ class ExposureFile:
         self._expect_next(hdu)
         out = _target(out, hdu.shape, np.float32)
         coded = job.coded()
-        taken = np.arange(rows) % every == 0
-        Rest(job, coded.only(taken), out).read()
-        return out, Rest(job, coded.only(~taken), out)
+        first, following = _rows_in_turn(rows, every)
+        Rest(job, coded.only(first), out).read()
+        return out, Rest(job, coded.only(following), out)
 
     def read_rectangle(self, hdu: ImageHdu, region: Region) -> NDArray[np.float32]:
         """As `read`, for a rectangle that lies inside the image; only its tiles are read and decoded."""
@@ -256,11 +261,18 @@ class _Coded(NamedTuple):
     randoms: NDArray[np.float32]
     extra: NDArray[Any]
 
-    def only(self, chosen: NDArray[np.bool_]) -> _Coded:
-        """Some of the tiles."""
+    def only(self, chosen: NDArray[np.int64]) -> _Coded:
+        """Some of the tiles, by their places."""
         scales, zeros, blanks, has_blank = self.scaling
-        scaling = scales[chosen], zeros[chosen], blanks[chosen], has_blank
-        return self._replace(tiles=self.tiles[chosen], scaling=scaling)
+        scaling = scales.take(chosen), zeros.take(chosen), blanks.take(chosen), has_blank
+        return self._replace(tiles=self.tiles.take(chosen, axis=0), scaling=scaling)
+
+
+@lru_cache(maxsize=8)
+def _rows_in_turn(rows: int, every: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each `every`-th row, and the others."""
+    taken = np.arange(rows) % every == 0
+    return np.flatnonzero(taken), np.flatnonzero(~taken)
 
 
 @dataclass(frozen=True)
@@ -281,8 +293,8 @@ class Rest:
 
         self.job.check(self.coded, decoder.read_floats(*self.coded, np.zeros(2, np.int64), self.out))
 
-    def scan(self, masked: NDArray[np.bool_], sums: Sums) -> None:
-        """Decode them into the image, and add all of its rows to a scan.
+    def scan(self, masked: NDArray[np.bool_], in_row: NDArray[np.int32], sums: Sums) -> None:
+        """Decode them into the image, and add all of its rows to a scan; `in_row` is the masked pixels in each.
 
         Raises:
             DataError: one is damaged.
@@ -291,7 +303,7 @@ class Rest:
 
         hidden = masked.view(np.uint8)
         failed = readscan.read_and_scan(
-            self.coded, self.out, hidden, sums.step, sums.split, sums.facts, sums.arrays, sums.numbers
+            self.coded, self.out, hidden, in_row, sums.step, sums.split, sums.facts, sums.arrays, sums.numbers
         )
         self.job.check(self.coded, failed)
 
@@ -316,17 +328,22 @@ class _Job:
             return None
         try:
             layout = tiles.read_layout(hdu.header)
-            heap_size = hdu.data_size - layout.heap
-            if layout.num_tiles * layout.row_bytes > hdu.data_size or heap_size < 0:
+            table_size, heap_size = layout.num_tiles * layout.row_bytes, hdu.data_size - layout.heap
+            if table_size > hdu.data_size or heap_size < 0:
                 raise ValueError("the table of tiles is larger than its data")
-            rows = source.read(hdu.data_offset, layout.num_tiles * layout.row_bytes)
-            table = tiles.select(layout, rows, region, heap_size)
+            # All of an image comes with one call to the system, table and tiles.
+            is_whole = layout.ours and region == Region(0, hdu.shape[0], 0, hdu.shape[1])
+            size, padding = (hdu.data_size, rice.PADDING) if is_whole else (table_size, 0)
+            found = source.read_padded(hdu.data_offset, size, padding, room if is_whole else None)
+            table = tiles.select(layout, found[:table_size], region, heap_size)
         except tiles.Unsupported:
             return None
         except ValueError as problem:
             raise DataError(f"{where}: damaged: {problem}.") from problem
         if not layout.ours:
             return None
+        if is_whole:
+            return cls(where, layout, table, found[layout.heap :], 0)
         base, end = int(table.starts.min()), int((table.starts + table.sizes).max())
         data = source.read_padded(hdu.data_offset + layout.heap + base, end - base, rice.PADDING, room)
         return cls(where, layout, table, data, base)
@@ -338,7 +355,9 @@ class _Job:
         layout, table = self.layout, self.table
         extra, places = self._extra()
         starts = table.starts - self.base
-        block = np.column_stack([starts, starts + table.sizes, table.index, table.boxes, places]).astype(np.int64)
+        block = np.empty((len(starts), 8), np.int64)
+        block[:, 0], block[:, 1], block[:, 2] = starts, starts + table.sizes, table.index
+        block[:, 3:7], block[:, 7] = table.boxes, places
         coding = layout.block, layout.byte_pix, layout.dither, layout.dither_start, layout.codec == tiles.PLIO
         scaling = table.scales, table.zeros, table.blanks, table.has_blank
         return _Coded(self.data, block, scaling, np.array(coding, np.int64), decoder.RANDOMS, extra)
@@ -368,6 +387,8 @@ class _Job:
         table = self.table
         kind = np.float32 if self.layout.quantised else np.int32
         places = np.full(len(table.index), -1, np.int64)
+        if not table.fallback.any():
+            return np.zeros((0, 1), kind), places
         chosen = np.flatnonzero(table.fallback)
         sizes = table.boxes[:, 2] * table.boxes[:, 3]
         extra = np.zeros((len(chosen), int(sizes[chosen].max(initial=1))), kind)

@@ -59,9 +59,11 @@ def read_headers(source: ByteSource) -> tuple[Header, tuple[ImageHdu, ...]]:
     primary: Header | None = None
     offset = 0
     for index in range(_MAX_HDUS):
-        if offset >= source.size or (index > 0 and _is_filling(source, offset)):
+        start = source.read(offset, min(FIRST_LOOK, source.size - offset)) if offset < source.size else b""
+        # Tape-era writers leave blanks or zeros at the end.
+        if not start or (index > 0 and start[:BLOCK].strip(b"\x00 ") == b""):
             break
-        header, data_offset = _read_header(source, offset, index)
+        header, data_offset = _read_header(source, offset, index, start)
         size = _data_size(header, index)
         if size is None or data_offset + size > source.size:
             raise DataError(
@@ -81,20 +83,10 @@ def read_headers(source: ByteSource) -> tuple[Header, tuple[ImageHdu, ...]]:
     return primary, tuple(images)
 
 
-def _is_filling(source: ByteSource, offset: int) -> bool:
-    """Whether only blanks or zeros follow, as tape-era writers leave them."""
-    size = source.size - offset
-    return source.read(offset, min(size, BLOCK)).strip(b"\x00 ") == b""
-
-
-def _read_header(source: ByteSource, offset: int, index: int) -> tuple[Header, int]:
-    """A header and where its data begins."""
-    raw, searched = b"", 0
+def _read_header(source: ByteSource, offset: int, index: int, start: bytes) -> tuple[Header, int]:
+    """A header and where its data begins; `start` is its first bytes."""
+    raw, searched = start, 0
     while True:
-        more = min(max(FIRST_LOOK, len(raw)), source.size - offset - len(raw))
-        if more <= 0 or len(raw) > _MAX_HEADER:
-            raise DataError(f"{source.path}[{index}]: truncated or damaged: its header has no END; fetch it again.")
-        raw += source.read(offset + len(raw), more)
         if not raw.startswith(b"SIMPLE  =" if index == 0 else b"XTENSION="):
             what = "not a FITS file" if index == 0 else "damaged: no FITS header where one should begin"
             raise DataError(f"{source.path}[{index}]: {what}; fetch it again.")
@@ -102,6 +94,10 @@ def _read_header(source: ByteSource, offset: int, index: int) -> tuple[Header, i
         if end >= 0:
             return Header(raw[:end]), offset + padded(end + CARD)
         searched = max(0, len(raw) - CARD)
+        more = min(len(raw), source.size - offset - len(raw))
+        if more <= 0 or len(raw) > _MAX_HEADER:
+            raise DataError(f"{source.path}[{index}]: truncated or damaged: its header has no END; fetch it again.")
+        raw += source.read(offset + len(raw), more)
 
 
 def _data_size(header: Header, index: int) -> int | None:

@@ -39,6 +39,10 @@ class Header(Mapping[str, Any]):
             self._values[key] = self._value(self._places[key])
         return self._values[key]
 
+    def get(self, key: str, default: Any = None) -> Any:
+        # Mapping's own raises and catches a KeyError for each keyword that is absent.
+        return self[key] if key in self._places else default
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 

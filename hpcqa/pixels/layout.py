@@ -23,6 +23,9 @@ def _pair_histogram(rows: np.ndarray, cols: np.ndarray, reach: float, width: flo
     for k in range(rows.shape[0]):
         for m in range(k):
             dy, dx = rows[k] - rows[m], cols[k] - cols[m]
+            # Nearly all pairs are farther apart than any displacement that is looked for.
+            if abs(dy) > reach + width or abs(dx) > reach + width:
+                continue
             if dx < 0 or (dx == 0 and dy < 0):
                 dy, dx = -dy, -dx
             if dx * dx + dy * dy < nearest * nearest:
@@ -156,11 +159,18 @@ def coarse(found: np.ndarray, side: int) -> np.ndarray:
     for i in range(out.shape[0]):
         line[:] = False
         for k in range(i * step, min((i + 1) * step, rows)):
-            for j in range(cols):
-                line[j] |= found[k, j]
-        for j in range(cols):
-            out[i, j // step] |= line[j]
+            _join(line, found[k])
+        for m in range(out.shape[1]):
+            for j in range(m * step, min((m + 1) * step, cols)):
+                if line[j]:
+                    out[i, m] = True
     return out
+
+
+@kernel
+def _join(line: np.ndarray, other: np.ndarray) -> None:
+    for j in range(line.shape[0]):
+        line[j] = line[j] | other[j]
 
 
 def trail_length(found: np.ndarray, c: float, s: float) -> float:
@@ -177,13 +187,24 @@ def trail_length(found: np.ndarray, c: float, s: float) -> float:
     for angle in (along, along + 0.5 * math.pi):
         dx, dy = round(math.cos(angle)), round(math.sin(angle))
         # A pixel starts a run if the one before it along the axis is not detected; beyond the border nothing is.
-        inner, before = _overlap(found, dy, dx), _overlap(found, -dy, -dx)
-        starts = pixels - int(np.count_nonzero(inner & before))
+        starts = pixels - _pairs_along(found, dy, dx)
         lengths.append(math.hypot(dx, dy) * pixels / max(starts, 1))
     return lengths[0] - lengths[1]
 
 
-def _overlap(found: np.ndarray, dy: int, dx: int) -> np.ndarray:
-    """The part of an image that is left when one row and column are cut off at the side that (dy, dx) comes from."""
+@kernel
+def _pairs_along(found: np.ndarray, dy: int, dx: int) -> int:
+    """Detected pixels that are one step (dy, dx) after another one."""
     rows, cols = found.shape
-    return found[max(dy, 0) : rows + min(dy, 0), max(dx, 0) : cols + min(dx, 0)]
+    num = 0
+    for i in range(max(dy, 0), rows + min(dy, 0)):
+        num += _num_of_both(found[i, max(dx, 0) : cols + min(dx, 0)], found[i - dy, max(-dx, 0) : cols + min(-dx, 0)])
+    return num
+
+
+@fast_kernel
+def _num_of_both(found: np.ndarray, other: np.ndarray) -> Any:
+    num = np.int32(0)
+    for j in range(found.shape[0]):
+        num = np.int32(num + np.int32(found[j] & other[j]))
+    return num

@@ -12,8 +12,8 @@ import numpy as np
 
 from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources
-from hpcqa.pixels.medians import known_median
-from hpcqa.pixels.profiles import CHUNKS, extent, reference_level, thinned
+from hpcqa.pixels.medians import median
+from hpcqa.pixels.profiles import CHUNKS, THIN_FROM, area_sums, extent, reference_level
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import MAD
 
@@ -24,41 +24,90 @@ def map_numbers(background: np.ndarray, level: float, expected: float) -> dict[s
     """Plane, scatter, extremes and quadrants of a background map (H, W) in ADU, NaN where unknown."""
     rows, cols = extent(background)
     inside = background[:rows, :cols]
-    known = int(np.count_nonzero(np.isfinite(inside)))
-    if known < 12 or min(rows, cols) < 4:
+    if rows * cols < 12 or min(rows, cols) < 4:
         return {}
-    relative = (inside - np.float32(level)) / np.float32(reference_level(level, expected))
-    slope_row, slope_col, rest = _less_plane(relative)
-    rms, high, low = _extremes(rest)
-    spread, curvature = _parts(relative, rest)
+    reference = np.float32(reference_level(level, expected))
+    known, slope_row, slope_col, rms, high, low, spread, curvature = _shape_of(inside, np.float32(level), reference)
+    if known < 12:
+        return {}
     return {
-        "gradient_row": float(slope_row),
-        "gradient_col": float(slope_col),
+        "gradient_row": slope_row,
+        "gradient_col": slope_col,
         "gradient": math.hypot(slope_row, slope_col),
-        "map_rms": float(rms),
-        "map_high": float(high),
-        "map_low": float(low),
+        "map_rms": rms,
+        "map_high": high,
+        "map_low": low,
         "map_missing": 1.0 - known / inside.size,
-        "quadrant_spread": float(spread),
-        "map_curvature": float(curvature),
+        "quadrant_spread": spread,
+        "map_curvature": curvature,
     }
 
 
+@kernel
+def _shape_of(inside: np.ndarray, level: np.float32, reference: np.float32) -> tuple[Any, ...]:
+    """Number of known cells; slopes of the plane along rows and columns; robust scatter, highest and lowest mean of
+    nine cells about it; spread of the quadrants; centre less border.
+    """
+    relative = np.empty(inside.shape, np.float32)
+    known = 0
+    for i in range(inside.shape[0]):
+        known += _relative_row(inside[i], level, reference, relative[i])
+    slope_row, slope_col, rest = _less_plane(relative)
+    middle = np.float32(median(rest.ravel()))
+    rms = MAD * median(np.abs(rest.ravel() - middle))
+    high, low = _nines(rest)
+    spread, curvature = _parts(relative, rest)
+    return known, slope_row, slope_col, rms, np.float64(high), np.float64(low), spread, curvature
+
+
+@fast_kernel
+def _relative_row(cells: np.ndarray, level: np.float32, reference: np.float32, out: np.ndarray) -> Any:
+    known = np.int32(0)
+    for j in range(out.shape[0]):
+        out[j] = (cells[j] - level) / reference
+        known = np.int32(known + np.int32(abs(cells[j]) < np.float32(np.inf)))
+    return known
+
+
+@kernel
 def _less_plane(relative: np.ndarray) -> tuple[float, float, np.ndarray]:
     """Slopes across the map of the plane that fits it best, and the map less that plane.
 
     Least squares, refitted twice without what lies 3 sigma off.
     """
-    answer = np.zeros(3)
-    rest = _rest(relative, np.array([known_median(thinned(relative)), 0.0, 0.0]))
+    answer, plane = np.zeros(3), np.zeros(3)
+    plane[0] = median(_sample(relative))
+    rest = _rest(relative, plane)
     for _ in range(3):
-        limit = 3.0 * MAD * known_median(np.abs(thinned(rest))) + 1e-9
+        limit = 3.0 * MAD * median(np.abs(_sample(rest))) + 1e-9
         matrix, vector = _plane_sums(relative, rest, limit)
-        if np.linalg.det(matrix) <= 1e-6 * max(matrix[0, 0], 1.0) ** 3:
+        if not _solve(matrix, vector, answer):
             break
-        answer = np.linalg.solve(matrix, vector)
         rest = _rest(relative, answer)
-    return float(answer[1]), float(answer[2]), rest
+    return answer[1], answer[2], rest
+
+
+@kernel
+def _sample(cells: np.ndarray) -> np.ndarray:
+    """A quarter of the cells of a large map, all of a small one: (n,)."""
+    apart = 2 if cells.size >= THIN_FROM else 1
+    return cells[::apart, ::apart].copy().ravel()
+
+
+@kernel
+def _solve(matrix: np.ndarray, vector: np.ndarray, answer: np.ndarray) -> bool:
+    """Solve three linear equations with a symmetric matrix; False if they are nearly dependent."""
+    cofactors = np.empty((3, 3))
+    for i in range(3):
+        for j in range(3):
+            a, b, c, d = (i + 1) % 3, (i + 2) % 3, (j + 1) % 3, (j + 2) % 3
+            cofactors[i, j] = matrix[a, c] * matrix[b, d] - matrix[a, d] * matrix[b, c]
+    determinant = (matrix[0] * cofactors[0]).sum()
+    if not determinant > 1e-6 * max(matrix[0, 0], 1.0) ** 3:
+        return False
+    for i in range(3):
+        answer[i] = (cofactors[i] * vector).sum() / determinant
+    return True
 
 
 @kernel
@@ -106,46 +155,58 @@ def _plane_sums(relative: np.ndarray, rest: np.ndarray, limit: float) -> tuple[n
     return matrix, vector
 
 
-def _extremes(rest: np.ndarray) -> tuple[float, float, float]:
-    """Robust scatter, and the highest and lowest mean of nine cells of which at least four are known."""
-    rms = MAD * known_median(np.abs(rest - known_median(rest)))
-    high, low = _nines(rest)
-    return rms, float(high), float(low)
-
-
 @kernel
 def _nines(cells: np.ndarray) -> tuple[Any, Any]:
     """Highest and lowest mean of a cell and its eight neighbours, of which four must be known; -inf, inf if none."""
     rows, cols = cells.shape
-    high, low = np.float32(-np.inf), np.float32(np.inf)
-    total, number = np.empty(cols, np.float32), np.empty(cols, np.float32)
+    # The cells of three rows and their number, with a border; the highest and lowest means of each column.
+    total, number = np.zeros(cols + 2, np.float32), np.zeros(cols + 2, np.float32)
+    high, low = np.full(cols, np.float32(-np.inf)), np.full(cols, np.float32(np.inf))
     for i in range(rows):
         total[:], number[:] = 0, 0
         for k in range(max(i - 1, 0), min(i + 2, rows)):
-            for j in range(cols):
-                known = np.isfinite(cells[k, j])
-                total[j] += cells[k, j] if known else np.float32(0)
-                number[j] += np.float32(1) if known else np.float32(0)
-        for j in range(cols):
-            part, behind = np.float32(0), np.float32(0)
-            for m in range(max(j - 1, 0), min(j + 2, cols)):
-                part += total[m]
-                behind += number[m]
-            if behind >= 4:
-                high, low = max(high, part / behind), min(low, part / behind)
-    return high, low
+            _add_known(cells[k], total[1:-1])
+            _count_known(cells[k], number[1:-1])
+        _extend(total, number, high, low)
+    return high.max(), low.min()
 
 
+@fast_kernel
+def _add_known(cells: np.ndarray, total: np.ndarray) -> None:
+    for j in range(cells.shape[0]):
+        total[j] += cells[j] if abs(cells[j]) < np.float32(np.inf) else np.float32(0)
+
+
+@fast_kernel
+def _count_known(cells: np.ndarray, number: np.ndarray) -> None:
+    for j in range(cells.shape[0]):
+        number[j] += np.float32(1) if abs(cells[j]) < np.float32(np.inf) else np.float32(0)
+
+
+@fast_kernel
+def _extend(total: np.ndarray, number: np.ndarray, high: np.ndarray, low: np.ndarray) -> None:
+    for j in range(high.shape[0]):
+        behind = number[j] + number[j + 1] + number[j + 2]
+        known = behind >= np.float32(4)
+        value = (total[j] + total[j + 1] + total[j + 2]) / (behind if known else np.float32(1))
+        high[j] = value if known & (value > high[j]) else high[j]
+        low[j] = value if known & (value < low[j]) else low[j]
+
+
+@kernel
 def _parts(relative: np.ndarray, rest: np.ndarray) -> tuple[float, float]:
     """Largest less smallest median of the quadrants; median of the centre less that of the border."""
     rows, cols = relative.shape
-    halves = [(slice(0, num // 2), slice(num // 2, None)) for num in (rows, cols)]
-    middles = [known_median(relative[down, across]) for down in halves[0] for across in halves[1]]
-    known = [middle for middle in middles if math.isfinite(middle)]
-    border = np.concatenate((rest[0], rest[-1], rest[:, 0], rest[:, -1]))
-    centre = rest[rows // 4 : rows - rows // 4, cols // 4 : cols - cols // 4]
-    spread = max(known) - min(known) if known else -math.inf
-    return spread, known_median(centre) - known_median(border)
+    high, low = -np.inf, np.inf
+    for half in range(4):
+        first, last = (0, rows // 2) if half < 2 else (rows // 2, rows)
+        start, stop = (0, cols // 2) if half % 2 == 0 else (cols // 2, cols)
+        middle = median(relative[first:last, start:stop].copy().ravel())
+        if np.isfinite(middle):
+            high, low = max(high, middle), min(low, middle)
+    border = np.concatenate((rest[0], rest[-1], rest[:, 0].copy(), rest[:, -1].copy()))
+    centre = rest[rows // 4 : rows - rows // 4, cols // 4 : cols - cols // 4].copy().ravel()
+    return high - low, median(centre) - median(border)
 
 
 # Edges ----------------------------------------------------------------------------------------------------------------
@@ -156,48 +217,44 @@ def edge_numbers(scanned: Scan, sources: Sources, level: float, expected: float)
     width = max(1, round(24 / scanned.step))
     if min(scanned.mean.shape) < 8 * width:
         return {}
-    excesses = []
-    for mean, count, near in zip(
-        *(_four_ways(one) for one in (scanned.mean, scanned.count, sources.near)), strict=True
-    ):
-        excesses.append(known_median(edge_excesses(mean, count, near, width)))
-    known = [value for value in excesses if math.isfinite(value)]
+    excesses = edge_excesses(scanned.mean, scanned.count, sources.near, width)
+    known = [value for value in excesses.tolist() if math.isfinite(value)]
     if not known:
         return {}
     reference = reference_level(level, expected)
     return {"edge_excess": max(known) / reference, "edge_deficit": min(known) / reference}
 
 
-def _four_ways(image: np.ndarray) -> tuple[np.ndarray, ...]:
-    """An image turned so that each of its edges comes first."""
-    return image, image[::-1], image.T, image[:, ::-1].T
-
-
 @kernel
 def edge_excesses(mean: np.ndarray, count: np.ndarray, near: np.ndarray, width: int) -> np.ndarray:
-    """Mean of the first `width` rows less that of rows 2 width to 4 width, in CHUNKS pieces; NaN unknown.
+    """Mean of the `width` pixels along each edge less that of those 2 width to 4 width away, in CHUNKS pieces.
 
     Valid pixels that are not near a source count; where hardly any is left, as in a glow that passes for a source, all
     valid ones do.
+
+    Returns:
+        (4,) float64, the pieces' median at the first rows, the last rows, the first columns and the last; NaN unknown.
     """
-    cols = mean.shape[1]
-    excesses = np.full(CHUNKS, np.nan)
-    for k in range(CHUNKS):
-        total, number = np.zeros((2, 2)), np.zeros((2, 2))
-        for i in range(4 * width):
-            part = 0 if i < width else 1
-            if width <= i < 2 * width:
-                continue
-            for j in range(k * cols // CHUNKS, (k + 1) * cols // CHUNKS):
-                every, usable = count[i, j] > 0, (count[i, j] > 0) & (not near[i, j])
-                total[1, part] += mean[i, j] if every else np.float32(0)
-                number[1, part] += every
-                total[0, part] += mean[i, j] if usable else np.float32(0)
-                number[0, part] += usable
-        levels = np.full(2, np.nan)
-        for part in range(2):
-            which = 1 if number[0, part] < ENOUGH_OF_EDGE * number[1, part] else 0
-            if number[which, part] > 0:
-                levels[part] = total[which, part] / number[which, part]
-        excesses[k] = levels[0] - levels[1]
+    excesses, pieces = np.empty(4), np.empty(CHUNKS)
+    for edge in range(4):
+        for k in range(CHUNKS):
+            outer = _edge_level(mean, count, near, edge, k, 0, width)
+            inner = _edge_level(mean, count, near, edge, k, 2 * width, 4 * width)
+            pieces[k] = outer - inner
+        excesses[edge] = median(pieces)
     return excesses
+
+
+@kernel
+def _edge_level(
+    mean: np.ndarray, count: np.ndarray, near: np.ndarray, edge: int, piece: int, begin: int, end: int
+) -> float:
+    """Level of one piece along an edge, from `begin` to `end` pixels away from it."""
+    across, along = mean.shape if edge < 2 else mean.shape[::-1]
+    if edge % 2 == 1:
+        begin, end = across - end, across - begin
+    first, last = piece * along // CHUNKS, (piece + 1) * along // CHUNKS
+    area = (begin, end, first, last) if edge < 2 else (first, last, begin, end)
+    usable, every = area_sums(mean, count, near, area)
+    total, number = every if usable[1] < ENOUGH_OF_EDGE * every[1] else usable
+    return total / number if number > 0 else np.nan

@@ -27,13 +27,14 @@ EVERYTHING_MASKED = "everything masked"
 
 @dataclass(frozen=True)
 class MaskResult:
-    """`masked` is bool (rows, columns), True for pixels to leave out.
+    """`masked` is bool (rows, columns), True for pixels to leave out; `in_row` int32 (rows,), how many are in each row.
 
     `problem` is empty, or says why the mask file was not used; the image may be fine. `share` is the share of masked
     pixels by the file as it stands (0 without one), `found` whether there is a file.
     """
 
     masked: NDArray[np.bool_]
+    in_row: NDArray[np.int32]
     problem: str = NO_PROBLEM
     share: float = 0.0
     found: bool = False
@@ -62,19 +63,21 @@ class MaskFile:
         """The mask of a CCD image; never raises on a bad mask file, but says so."""
         shape = hdu.shape
         if self._file is None:
-            chip = chip_mask(context, instrument, shape)
-            return MaskResult(chip, self._problem, found=self._problem != NO_PROBLEM)
+            chip = _of_chip(context, instrument, shape)
+            return MaskResult(*chip, self._problem, found=self._problem != NO_PROBLEM)
         try:
             dq_hdu = self._file.find(hdu.index, hdu.name)
             dq = fitted(self._file.read_integer(dq_hdu, out=_buffer(dq_hdu.shape)), shape)
         except DataError as problem:
-            return MaskResult(chip_mask(context, instrument, shape), str(problem), found=True)
+            return MaskResult(*_of_chip(context, instrument, shape), str(problem), found=True)
         masked = _pixels_to_leave_out(dq, context, instrument)
-        share = np.count_nonzero(masked) / max(masked.size, 1)
+        in_row = _in_rows(masked)
+        share = int(in_row.sum()) / max(masked.size, 1)
         if share >= EVERYTHING:
-            return MaskResult(chip_mask(context, instrument, shape), EVERYTHING_MASKED, share, found=True)
-        _add(masked, instrument.bad_regions(context, shape))
-        return MaskResult(masked, NO_PROBLEM, share, found=True)
+            return MaskResult(*_of_chip(context, instrument, shape), EVERYTHING_MASKED, share, found=True)
+        regions = instrument.bad_regions(context, shape)
+        _add(masked, regions)
+        return MaskResult(masked, _in_rows(masked) if regions else in_row, NO_PROBLEM, share, found=True)
 
 
 _local = threading.local()
@@ -119,15 +122,28 @@ def _candidates(image_path: Path, instrument: Instrument) -> Iterator[Path]:
 
 def chip_mask(context: CcdContext, instrument: Instrument, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """The regions of the chip that are never to be used, bool (rows, columns); others get the same: leave it as is."""
+    return _of_chip(context, instrument, shape)[0]
+
+
+def _of_chip(
+    context: CcdContext, instrument: Instrument, shape: tuple[int, int]
+) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
     return _mask_of(shape, tuple(instrument.bad_regions(context, shape)))
 
 
 # Nearly all chips of a camera have one of a few masks, and 8 MB of new memory for each cost as much as looking at them.
 @lru_cache(maxsize=4)
-def _mask_of(shape: tuple[int, int], regions: tuple[Region, ...]) -> NDArray[np.bool_]:
+def _mask_of(shape: tuple[int, int], regions: tuple[Region, ...]) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
     masked = np.zeros(shape, np.bool_)
     _add(masked, regions)
-    return masked
+    return masked, _in_rows(masked)
+
+
+def _in_rows(masked: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Masked pixels in each row."""
+    from hpcqa.pixels.scanrows import masked_in_rows
+
+    return masked_in_rows(masked.view(np.uint8))
 
 
 def _add(masked: NDArray[np.bool_], regions: Iterable[Region]) -> None:

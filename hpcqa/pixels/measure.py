@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hpcqa.instruments.base import HEADER_NUMBERS, Region
+from hpcqa.kernels import kernel
 from hpcqa.pixels import layout, maps, profiles
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
+from hpcqa.pixels.medians import median
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import Sky
 from hpcqa.pixels.stars import (
@@ -27,6 +29,8 @@ from hpcqa.pixels.stars import (
     STACK_HALF,
     Peaks,
     Stars,
+    X,
+    Y,
 )
 from hpcqa.pixels.streaks import erase
 
@@ -251,25 +255,36 @@ def _star_numbers(stars: Stars, facts: Facts) -> dict[str, float]:
     }
     if len(chosen) < 3:
         return numbers
-    fwhm = FWHM_OF_SIGMA * chosen[:, SIGMA]
-    size = np.hypot(chosen[:, E1], chosen[:, E2])
-    columns = np.array([fwhm, size, *(chosen[:, column] for column in (E1, E2, HALF_RADIUS, DIP))])
-    median, ellipticity, e1, e2, half_radius, dip = np.median(columns, axis=1).tolist()
-    mean_size = math.hypot(float(chosen[:, E1].mean()), float(chosen[:, E2].mean()))
+    fwhm, scatter, slope, half_radius, dip, ellipticity, e1, e2, coherence = _typical(np.ascontiguousarray(chosen))
     numbers |= {
-        "fwhm": median * facts.pixel_scale,
-        "fwhm_px": median,
-        "fwhm_scatter": 1.4826 * float(np.median(np.abs(fwhm - median))) / median,
-        "fwhm_slope": _slope(chosen, fwhm / median),
+        "fwhm": fwhm * facts.pixel_scale,
+        "fwhm_px": fwhm,
+        "fwhm_scatter": scatter,
+        "fwhm_slope": slope,
         "ring_width": 2.0 * half_radius,
         "ellipticity": ellipticity,
         "e1": e1,
         "e2": e2,
-        "ellipticity_coherence": mean_size / max(float(size.mean()), 1e-6),
+        "ellipticity_coherence": coherence,
         "elongation": math.sqrt((1.0 + math.hypot(e1, e2)) / max(1.0 - math.hypot(e1, e2), 1e-3)),
         "dip": dip,
     }
     return numbers | stack_numbers(stars.stack)
+
+
+@kernel
+def _typical(chosen: np.ndarray) -> tuple[float, ...]:
+    """Of the shapes of stars: median FWHM (px), its robust relative scatter and relative slope; half-light radius, dip,
+    ellipticity and its components; size of the mean ellipticity over the mean size.
+    """
+    fwhm, size = FWHM_OF_SIGMA * chosen[:, SIGMA], np.hypot(chosen[:, E1], chosen[:, E2])
+    middle = median(fwhm)
+    scatter = 1.4826 * median(np.abs(fwhm - middle)) / middle
+    e1, e2 = chosen[:, E1].copy(), chosen[:, E2].copy()
+    coherence = math.hypot(e1.mean(), e2.mean()) / max(size.mean(), 1e-6)
+    half_radius, dip = median(chosen[:, HALF_RADIUS].copy()), median(chosen[:, DIP].copy())
+    slope = _slope(chosen[:, X], chosen[:, Y], fwhm / middle)
+    return middle, scatter, slope, half_radius, dip, median(size), median(e1), median(e2), coherence
 
 
 def _larger(stars: Stars) -> int:
@@ -279,17 +294,21 @@ def _larger(stars: Stars) -> int:
     return int(np.count_nonzero(~stars.is_star & (stars.table[:, SIGMA] > 1.2 * size) & (stars.table[:, SNR] > 10)))
 
 
-def _slope(chosen: np.ndarray, values: np.ndarray) -> float:
+@kernel
+def _slope(x: np.ndarray, y: np.ndarray, values: np.ndarray) -> float:
     """Size of the linear change of values over the stars' positions, across the span of the stars."""
-    if len(chosen) < 10:
-        return math.nan
-    place = chosen[:, :2] - chosen[:, :2].mean(axis=0)
-    span = np.ptp(place, axis=0)
-    if (span <= 0).any():
-        return math.nan
-    design = np.column_stack([np.ones(len(chosen)), place / span])
-    answer = np.linalg.lstsq(design, values, rcond=None)[0]
-    return float(np.hypot(answer[1], answer[2]))
+    span_x, span_y = x.max() - x.min(), y.max() - y.min()
+    if len(values) < 10 or span_x <= 0 or span_y <= 0:
+        return np.nan
+    along, down, rest = (x - x.mean()) / span_x, (y - y.mean()) / span_y, values - values.mean()
+    xx, xy, yy = (along * along).sum(), (along * down).sum(), (down * down).sum()
+    x_rest, y_rest = (along * rest).sum(), (down * rest).sum()
+    determinant = xx * yy - xy * xy
+    if determinant <= 1e-12 * xx * yy:
+        # All on one line: the smallest slopes that fit.
+        return float(math.hypot(x_rest, y_rest) / (xx + yy))
+    slope_x, slope_y = (yy * x_rest - xy * y_rest) / determinant, (xx * y_rest - xy * x_rest) / determinant
+    return float(math.hypot(slope_x, slope_y))
 
 
 def stack_numbers(stack: np.ndarray) -> dict[str, float]:

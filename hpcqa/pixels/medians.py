@@ -42,7 +42,7 @@ def median(values: np.ndarray) -> float:
 def _count_finite(values: np.ndarray) -> Any:
     num = np.int32(0)
     for k in range(values.size):
-        num += np.int32(abs(values[k]) < np.inf)
+        num = np.int32(num + np.int32(abs(values[k]) < np.inf))
     return num
 
 
@@ -124,9 +124,11 @@ def _close_in(
 def count(values: np.ndarray, low: float, high: float) -> Any:
     """Numbers below the lower limit, and those not above the upper one."""
     below = upto = np.int32(0)
+    # Limits and counters of the numbers' own width: vector instructions take half as many of the double width.
+    lower, upper = values.dtype.type(low), values.dtype.type(high)
     for k in range(values.size):
-        below += np.int32(values[k] < low)
-        upto += np.int32(values[k] <= high)
+        below = np.int32(below + np.int32(values[k] < lower))
+        upto = np.int32(upto + np.int32(values[k] <= upper))
     return below, upto
 
 

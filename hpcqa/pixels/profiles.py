@@ -17,11 +17,13 @@ from hpcqa.instruments.base import Region
 from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
-from hpcqa.pixels.medians import known_median, median
+from hpcqa.pixels.floatbits import largest_size, size_bits
+from hpcqa.pixels.medians import median
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import MAD, Sky
 
 STRIP = 16  # working pixels on each side of an amplifier boundary
+THIN_FROM = 1 << 14  # cells of a map of which a quarter tell its scatter to one percent
 CHUNKS = 8  # pieces that a step or an edge is measured in; their median counts
 SCALES = (1, 2, 4, 8, 16)
 
@@ -29,11 +31,6 @@ SCALES = (1, 2, 4, 8, 16)
 def reference_level(level: float, expected: float) -> float:
     """What levels are divided by: the sky, but never less than the square of the expected noise."""
     return max(level, expected * expected, 1e-3)
-
-
-def thinned(cells: np.ndarray) -> np.ndarray:
-    """A quarter of the cells of a large map, enough to know a scatter to one percent; all of a small one."""
-    return cells[::2, ::2] if cells.size >= 1 << 14 else cells
 
 
 # Amplifiers -----------------------------------------------------------------------------------------------------------
@@ -67,28 +64,52 @@ def amplifier_step(scanned: Scan, sources: Sources, split: float) -> float:
     width = min(STRIP, left // 2, (scanned.mean.shape[1] - right) // 2)
     if width < 2:
         return math.nan
-    starts = (left - 2 * width, left - width, right, right + width)
-    levels = [strip_levels(scanned.mean, scanned.count, sources.near, start, start + width) for start in starts]
-    far_left, near_left, near_right, far_right = levels
-    slope = 0.5 * ((near_left - far_left) + (far_right - near_right))
-    return known_median(near_right - near_left - slope)
+    return float(_step(scanned.mean, scanned.count, sources.near, left, right, width))
 
 
 @kernel
-def strip_levels(mean: np.ndarray, count: np.ndarray, near: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Mean of the working pixels without sources of columns start to stop, in CHUNKS pieces along the rows."""
-    levels = np.full(CHUNKS, np.nan)
+def _step(mean: np.ndarray, count: np.ndarray, near: np.ndarray, left: int, right: int, width: int) -> float:
+    """Median over CHUNKS pieces along the rows; two strips of columns on each side give the slope."""
+    starts = (left - 2 * width, left - width, right, right + width)
+    steps, levels = np.empty(CHUNKS), np.empty(4)
     for k in range(CHUNKS):
-        total: Any = 0.0
-        number = 0
-        for i in range(k * len(mean) // CHUNKS, (k + 1) * len(mean) // CHUNKS):
-            for j in range(start, stop):
-                good = (count[i, j] > 0) & (not near[i, j])
-                total += mean[i, j] if good else np.float32(0)
-                number += good
-        if number > 0:
-            levels[k] = total / number
-    return levels
+        first, last = k * len(mean) // CHUNKS, (k + 1) * len(mean) // CHUNKS
+        for strip in range(4):
+            usable = area_sums(mean, count, near, (first, last, starts[strip], starts[strip] + width))[0]
+            levels[strip] = usable[0] / usable[1] if usable[1] > 0 else np.nan
+        slope = 0.5 * ((levels[1] - levels[0]) + (levels[3] - levels[2]))
+        steps[k] = levels[2] - levels[1] - slope
+    return median(steps)
+
+
+@kernel
+def area_sums(
+    mean: np.ndarray, count: np.ndarray, near: np.ndarray, area: tuple[int, int, int, int]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Sum and number of the working pixels of an area (rows from, to; columns from, to) that are valid.
+
+    Returns:
+        Of those that are not near a source, and of all.
+    """
+    usable_sum = usable = every_sum = every = 0.0
+    first, last, start, stop = area
+    for i in range(first, last):
+        sums = _row_sums(mean[i, start:stop], count[i, start:stop], near[i, start:stop])
+        usable_sum, usable = usable_sum + sums[0], usable + sums[1]
+        every_sum, every = every_sum + sums[2], every + sums[3]
+    return (usable_sum, usable), (every_sum, every)
+
+
+@fast_kernel
+def _row_sums(mean: np.ndarray, count: np.ndarray, near: np.ndarray) -> tuple[Any, Any, Any, Any]:
+    usable_sum = usable = every_sum = every = 0.0
+    for j in range(mean.shape[0]):
+        one = 1.0 if count[j] != 0 else 0.0
+        far = one if near[j] == 0 else 0.0
+        value = np.float64(mean[j])
+        usable_sum, usable = usable_sum + far * value, usable + far
+        every_sum, every = every_sum + one * value, every + one
+    return usable_sum, usable, every_sum, every
 
 
 # Stripes --------------------------------------------------------------------------------------------------------------
@@ -181,42 +202,69 @@ def pattern_numbers(context: Binned, whole: Sky) -> dict[str, float]:
     rows, cols = extent(context.mean[1])
     if rows * cols < 64 or whole.noise <= 0:
         return {}
-    flat, limit = _centred(context.mean[1], rows, cols)
+    flat, bounded = _centred(context.mean[1], rows, cols)
     number = context.count[1][:rows, :cols]
     spreads = _scatters(flat, number, whole.noise, len(SCALES))
     numbers = {f"scatter_{scale}": float(value) for scale, value in zip(SCALES, spreads, strict=True)}
-    height, rate = _pattern_peak(scipy.fft.rfft2(np.clip(flat, -limit, limit)), rows, cols)
+    height, rate = _pattern_peak(scipy.fft.rfft2(bounded, overwrite_x=True), rows, cols)
     numbers["pattern_power"] = float(height)
     numbers["pattern_wavelength"] = context.bin / float(rate) if rate > 0 else math.nan
     return numbers
 
 
+@kernel
 def extent(cells: np.ndarray) -> tuple[int, int]:
     """Rows and columns of the smallest corner that holds all finite cells."""
-    known = np.isfinite(cells)
-    rows, cols = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
-    return (int(rows[-1]) + 1, int(cols[-1]) + 1) if rows.size else (0, 0)
+    rows = cols = 0
+    for i in range(cells.shape[0]):
+        # The last column of the widest row so far is known in most rows, and so is their first one.
+        last = cells.shape[1]
+        while last > cols and not np.isfinite(cells[i, last - 1]):
+            last -= 1
+        cols = max(cols, last)
+        first = 0
+        while first < last and not np.isfinite(cells[i, first]):
+            first += 1
+        rows = i + 1 if first < last else rows
+    return rows, cols
 
 
-def _centred(cells: np.ndarray, rows: int, cols: int) -> tuple[np.ndarray, float]:
-    """Cells less their median, 0 where unknown; four robust standard deviations."""
-    middle = np.float32(known_median(thinned(cells[::2, ::2])))
-    less = cells[:rows, :cols] - middle
-    limit = 4.0 * MAD * known_median(np.abs(thinned(less[::2, ::2])))
-    less[np.isnan(less)] = 0
-    return less, limit
+@kernel
+def _centred(cells: np.ndarray, rows: int, cols: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells less their median, 0 where unknown; the same within four robust standard deviations."""
+    # A thin sample of a large map is enough to know both to one percent.
+    apart = 4 if ((rows + 1) // 2) * ((cols + 1) // 2) >= THIN_FROM else 2
+    sample = cells[:rows:apart, :cols:apart].copy().ravel()
+    middle = np.float32(median(sample))
+    limit = np.float32(4.0 * MAD * median(np.abs(sample - middle)))
+    flat, bounded = np.empty((rows, cols), np.float32), np.empty((rows, cols), np.float32)
+    for i in range(rows):
+        _centre_row(cells[i, :cols], middle, limit, flat[i], bounded[i])
+    return flat, bounded
+
+
+@fast_kernel
+def _centre_row(
+    cells: np.ndarray, middle: np.float32, limit: np.float32, flat: np.ndarray, bounded: np.ndarray
+) -> None:
+    for j in range(cells.shape[0]):
+        less = cells[j] - middle
+        less = less if abs(less) < np.float32(np.inf) else np.float32(0)
+        flat[j] = less
+        less = less if less < limit else limit
+        bounded[j] = less if less > -limit else -limit
 
 
 @kernel
 def _scatters(flat: np.ndarray, number: np.ndarray, noise: float, num: int) -> np.ndarray:
     """log10 of the robust scatter of averages over 1, 2, 4... cells over what white noise would give: (num,)."""
     out = np.full(num, np.nan)
-    weight = number.copy()
+    weight = number
     total = flat * weight
     for scale in range(num):
         spread = _robust_spread(total, weight, np.float32(noise))
         out[scale] = np.log10(spread) if spread > 0 else np.nan
-        if min(weight.shape) < 2:
+        if min(weight.shape) < 2 or scale + 1 == num:
             break
         total, weight = _two_by_two(total), _two_by_two(weight)
     return out
@@ -229,17 +277,20 @@ def _robust_spread(sums: np.ndarray, behind: np.ndarray, noise: np.float32) -> f
     # A few thousand values tell the scatter to one percent; a step without small factors follows no pattern.
     every = max(1, sums.size // 8192)
     every = every + 2 if every > 1 else 1
-    enough = 0.25 * largest(behind)
-    z = np.empty(sums.size // every + 1, np.float32)
+    enough = np.float32(0.25) * _largest(behind)
+    z, numbers = np.empty(sums.size // every + 1, np.float32), np.empty(sums.size // every + 1, np.float32)
     found = 0
-    for place in range(0, sums.size, every):
-        i, j = place // cols, place % cols
-        if behind[i, j] > enough:
-            z[found] = sums[i, j] / np.sqrt(behind[i, j]) / noise
-            found += 1
+    i = j = 0
+    for _ in range(0, sums.size, every):
+        while j >= cols:
+            i, j = i + 1, j - cols
+        z[found], numbers[found] = sums[i, j], behind[i, j]
+        found += behind[i, j] > enough
+        j += every
     if found < 6:
         return np.nan
     z = z[:found]
+    _in_noises(z, numbers, noise)
     middle = np.float32(median(z))
     for k in range(found):
         z[k] = abs(z[k] - middle)
@@ -247,13 +298,28 @@ def _robust_spread(sums: np.ndarray, behind: np.ndarray, noise: np.float32) -> f
 
 
 @fast_kernel
-def largest(values: np.ndarray) -> Any:
-    """Of a map without NaN."""
-    most = values[0, 0]
-    for i in range(values.shape[0]):
-        for j in range(values.shape[1]):
-            most = values[i, j] if values[i, j] > most else most
+def _in_noises(sums: np.ndarray, behind: np.ndarray, noise: np.float32) -> None:
+    for k in range(sums.shape[0]):
+        sums[k] = sums[k] / (np.sqrt(behind[k]) * noise)
+
+
+@kernel
+def _largest(counts: np.ndarray) -> np.float32:
+    """Of a map of numbers that are not negative, and of which each is one."""
+    most = np.float32(0)
+    for i in range(counts.shape[0]):
+        most = max(most, _largest_in_row(counts[i]))
     return most
+
+
+@fast_kernel
+def _largest_in_row(counts: np.ndarray) -> np.float32:
+    # Whole numbers, because the largest of floats takes no vector instructions.
+    most = np.int32(0)
+    for j in range(counts.shape[0]):
+        one = np.int32(counts[j])
+        most = most if most > one else one
+    return np.float32(most)
 
 
 @fast_kernel
@@ -271,22 +337,34 @@ def _two_by_two(cells: np.ndarray) -> np.ndarray:
 def _pattern_peak(transform: np.ndarray, rows: int, cols: int) -> tuple[float, float]:
     """Highest power over the median (dex) and its frequency per cell; low frequencies belong to gradients, ghosts."""
     lowest = (4.0 / min(rows, cols)) ** 2
-    allowed = np.empty(transform.size)
-    found = 0
-    best, best_rate = -1.0, 0.0
+    across = (np.arange(transform.shape[1]) / cols) ** 2
+    power = np.empty(transform.shape[1], np.float32)
+    every = max(1, transform.size // 8192)
+    sample = np.empty(transform.size // every + transform.shape[0] + 1, np.float32)
+    found = skipped = 0
+    best, best_rate = np.float32(0), 0.0
     for i in range(transform.shape[0]):
         down = (min(i, rows - i) / rows) ** 2
-        for j in range(transform.shape[1]):
-            rate = down + (j / cols) ** 2
-            if rate <= lowest:
-                continue
-            value = transform[i, j]
-            power = value.real * value.real + value.imag * value.imag
-            allowed[found] = power
+        _powers(transform[i].view(np.float32), power)
+        start = 0
+        while start < power.size and down + across[start] <= lowest:
+            start += 1
+        # Each `every`-th of those that are not left out.
+        for j in range(start + skipped, power.size, every):
+            sample[found] = power[j]
             found += 1
-            if power > best:
-                best, best_rate = power, rate
+        skipped = (skipped - (power.size - start)) % every
+        if start < power.size and largest_size(power[start:]) > size_bits(best):
+            place = start + int(np.argmax(power[start:]))
+            best, best_rate = power[place], down + across[place]
     if found == 0:
         return np.nan, 0.0
-    middle = median(allowed[: found : max(1, found // 8192)].copy())
+    middle = median(sample[:found])
     return (np.log10(best / middle) if middle > 0 and best > 0 else np.nan), np.sqrt(best_rate)
+
+
+@fast_kernel
+def _powers(transform: np.ndarray, power: np.ndarray) -> None:
+    """Squared sizes of complex numbers, whose real and imaginary parts are side by side."""
+    for j in range(power.shape[0]):
+        power[j] = transform[2 * j] * transform[2 * j] + transform[2 * j + 1] * transform[2 * j + 1]

@@ -8,7 +8,7 @@ import numpy as np
 
 from hpcqa.kernels import kernel
 from hpcqa.pixels.decoder import read_next, rooms
-from hpcqa.pixels.scan import scan_rows
+from hpcqa.pixels.scanrows import scan_rows
 
 
 @kernel
@@ -16,6 +16,7 @@ def read_and_scan(
     coded: tuple[Any, ...],
     out: np.ndarray,
     masked: np.ndarray,
+    in_row: np.ndarray,
     step: int,
     split: int,
     facts: tuple[np.float32, np.float32, np.float32],
@@ -27,8 +28,8 @@ def read_and_scan(
     Args:
         coded: data, tiles, scaling, code, randoms and extra, as for decoder.read_floats; the tiles in the order of
             their rows. Rows without a tile are in `out` already.
-        out: float32 (R, C), the image. masked: uint8, same shape.
-        step, split, facts, arrays, numbers: as for scan.scan_rows.
+        out: float32 (R, C), the image. masked: uint8, same shape. in_row: masked pixels in each row.
+        step, split, facts, arrays, numbers: as for scanrows.scan_rows.
 
     Returns:
         -1, or the index of the first tile that is damaged.
@@ -46,7 +47,7 @@ def read_and_scan(
         first += done
         ready = tiles[first, 3] // step * step if first < num else rows
         if ready > scanned:
-            scan_rows(out, masked, scanned, ready, step, split, facts, arrays, numbers)
+            scan_rows(out, masked, in_row, scanned, ready, step, split, facts, arrays, numbers)
             scanned = ready
-    scan_rows(out, masked, scanned, rows, step, split, facts, arrays, numbers)
+    scan_rows(out, masked, in_row, scanned, rows, step, split, facts, arrays, numbers)
     return -1

@@ -113,7 +113,9 @@ def open_index(paths: Sequence[Path]) -> ShardIndex:
     """
     if len(paths) < _FEW or len({path.parent for path in paths}) > 1:
         return _joined(paths, [read_directory(path) for path in paths])
-    cached, known = _read_cache(paths[0].parent / SHARD_INDEX_NAME)
+    target = paths[0].parent / SHARD_INDEX_NAME
+    before = _written(target)
+    cached, known = _read_cache(target)
     states = _states(paths)
     places = [known.get((path.name, *state), -1) for path, state in zip(paths, states, strict=True)]
     if cached is not None and places == list(range(len(cached.contents))):
@@ -121,6 +123,9 @@ def open_index(paths: Sequence[Path]) -> ShardIndex:
     if cached is not None and -1 not in places:
         return _joined(paths, [_one_of(cached, place) for place in places])
     noted, notes = _noted(paths[0].parent)
+    if _written(target) != before:
+        # Another reader has joined notes meanwhile; they may have gone before they were seen here.
+        noted |= _directories(target)
     keys = [(path.name, *state) for path, state in zip(paths, states, strict=True)]
     unknown = [place < 0 and key not in noted for place, key in zip(places, keys, strict=True)]
     new = iter(_look_into([path for path, wanted in zip(paths, unknown, strict=True) if wanted]))
@@ -131,7 +136,7 @@ def open_index(paths: Sequence[Path]) -> ShardIndex:
     index = _joined(paths, directories)
     names = [path.name for path in paths]
     is_all = {name for name, *_ in (*known, *noted)} <= set(names)
-    if is_all and _write_cache(paths[0].parent / SHARD_INDEX_NAME, names, index):
+    if is_all and _write_cache(target, names, index):
         for note in notes:
             with contextlib.suppress(OSError):
                 note.unlink()
@@ -170,10 +175,21 @@ def _noted(shards: Path) -> tuple[dict[tuple[str, int, int], Directory], list[Pa
     notes = sorted(shards.glob(_NOTES.format("*")))
     noted: dict[tuple[str, int, int], Directory] = {}
     for note in notes:
-        some, known = _read_cache(note)
-        if some is not None:
-            noted |= {key: _one_of(some, place) for key, place in known.items()}
+        noted |= _directories(note)
     return noted, notes
+
+
+def _directories(cache: Path) -> dict[tuple[str, int, int], Directory]:
+    """What an index or a task's notes know of each (name, size, time)."""
+    some, known = _read_cache(cache)
+    return {} if some is None else {key: _one_of(some, place) for key, place in known.items()}
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    try:
+        return state_of(path.stat())
+    except OSError:
+        return None
 
 
 def _states(paths: Sequence[Path]) -> list[tuple[int, int]]:
@@ -258,7 +274,8 @@ def _read_cache(path: Path) -> tuple[ShardIndex | None, dict[tuple[str, int, int
         return None, {}
     problems = store.verify(path, SHARD_INDEX)  # a flipped byte would make rows of one CCD those of another
     if problems:
-        logger.warning("%s: damaged or of another version; it is made anew from the shards.", path)
+        if path.exists():  # notes go when another reader has joined them
+            logger.warning("%s: damaged or of another version; it is made anew from the shards.", path)
         return None, {}
     try:
         with store.open_arrays(path, SHARD_INDEX) as file:

@@ -15,6 +15,7 @@ import numpy as np
 
 from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources
+from hpcqa.pixels.prefetch import fetch_around
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.streaks import Streak, find_streaks
 
@@ -24,9 +25,10 @@ MOST_SHAPES = 100  # the brightest usable peaks are measured on native pixels
 HALF = 20  # native pixels around a star that its shape is measured on
 RINGS = HALF  # one-pixel rings of the radial profile
 MIN_SIGMA = 0.7  # sharper than any star: cosmic rays and hot pixels
+_AHEAD = 2  # peaks whose pixels are fetched before they are wanted
 STACK_HALF = 16
 MOST_STACKED = 30
-_AT_ONCE = 64  # working pixels that are passed over together where none is bright
+_AT_ONCE = 128  # working pixels that are looked at together for peaks
 
 # Columns of the table of shapes.
 X, Y, FLUX, SIGMA, E1, E2, SNR, PEAK, HALF_RADIUS, DIP, SATURATED = range(11)
@@ -59,41 +61,45 @@ class Peaks:
         return Peaks(self.row[~on], self.col[~on], self.height[~on], self.significance[~on])
 
 
-@kernel
-def _is_peak(image: np.ndarray, i: int, j: int) -> bool:
-    """Whether a pixel is the largest of nine; of equal neighbours the first in reading order wins."""
-    value = image[i, j]
-    for a in range(-1, 2):
-        for b in range(-1, 2):
-            other = image[i + a, j + b]
-            if other > value or (other == value and (a < 0 or (a == 0 and b < 0))):
-                return False
-    return True
+@fast_kernel
+def _peaks_in(above: np.ndarray, row: np.ndarray, below: np.ndarray, threshold: np.float32, is_peak: np.ndarray) -> Any:
+    """Which pixels of a row are above a threshold and the largest of nine, and how many; the ends have too few beside.
+
+    Of equal neighbours the first in reading order wins.
+    """
+    num = np.int32(0)
+    for j in range(is_peak.shape[0]):
+        value = row[j + 1]
+        one = np.int32(
+            (value > threshold)
+            & (value > row[j]) & (value >= row[j + 2])
+            & (value > above[j]) & (value > above[j + 1]) & (value > above[j + 2])
+            & (value >= below[j]) & (value >= below[j + 1]) & (value >= below[j + 2])
+        )  # fmt: skip
+        is_peak[j] = one
+        num = np.int32(num + one)
+    return num
 
 
 @kernel
 def _peaks(image: np.ndarray, threshold: np.float32, rows: np.ndarray, cols: np.ndarray, heights: np.ndarray) -> int:
     num = 0
+    last = image.shape[1] - 1
+    is_peak = np.empty(_AT_ONCE, np.int32)
     for i in range(1, image.shape[0] - 1):
-        for start in range(1, image.shape[1] - 1, _AT_ONCE):
-            stop = min(start + _AT_ONCE, image.shape[1] - 1)
-            if not _any_above(image[i, start:stop], threshold):
+        for start in range(1, last, _AT_ONCE):
+            stop = min(start + _AT_ONCE, last)
+            near = slice(start - 1, stop + 1)
+            three_rows = image[i - 1, near], image[i, near], image[i + 1, near]
+            if _peaks_in(*three_rows, threshold, is_peak[: stop - start]) == 0:
                 continue
             for j in range(start, stop):
-                if image[i, j] > threshold and _is_peak(image, i, j):
+                if is_peak[j - start]:
                     if num == rows.shape[0]:
                         return num
                     rows[num], cols[num], heights[num] = i, j, image[i, j]
                     num += 1
     return num
-
-
-@fast_kernel
-def _any_above(values: np.ndarray, threshold: np.float32) -> Any:
-    num = np.int32(0)
-    for j in range(values.shape[0]):
-        num += np.int32(values[j] > threshold)
-    return num > 0
 
 
 def find_peaks(scanned: Scan, sources: Sources, *, threshold: float = PEAK_SIGMA) -> Peaks:
@@ -301,6 +307,9 @@ def _measure(
     for k in range(rows.shape[0]):
         if num == table.shape[0]:
             break
+        if k + _AHEAD < rows.shape[0]:
+            fetch_around(pixels, int(rows[k + _AHEAD]), int(cols[k + _AHEAD]), HALF)
+            fetch_around(masked, int(rows[k + _AHEAD]), int(cols[k + _AHEAD]), HALF)
         row, col = _brightest_near(pixels, int(rows[k]), int(cols[k]), reach)
         usable = _is_usable(pixels, masked, row, col, full)
         saturated += 1 if usable == 1 else 0
@@ -373,7 +382,7 @@ def measure_stars(
     for streak in streaks:
         table = table[~streak.covers(table[:, X], table[:, Y])]
     table = _unique(table, np.minimum(table[:, SIGMA], HALF))
-    is_star = _point_like(table)
+    is_star = _point_like(np.ascontiguousarray(table))
     chosen = table[is_star & (table[:, SNR] > 20)][:MOST_STACKED]
     return Stars(table, is_star, saturated, sharp, _stack(pixels, masked, chosen), streaks)
 
@@ -400,6 +409,7 @@ def _far_from_brighter(table: np.ndarray, reach: np.ndarray) -> np.ndarray:
     return far
 
 
+@kernel
 def _point_like(table: np.ndarray) -> np.ndarray:
     """Which rows have the size of the point sources: within 25 % of the densest place in log size."""
     good = table[:, SNR] > 10
@@ -410,9 +420,8 @@ def _point_like(table: np.ndarray) -> np.ndarray:
     width = max(3, len(ordered) // 3)
     spans = ordered[width - 1 :] - ordered[: len(ordered) - width + 1]
     best = int(np.argmin(spans))
-    centre = float(np.median(ordered[best : best + width]))
-    point_like: np.ndarray = good & (np.abs(sizes - centre) < 0.25)
-    return point_like
+    centre = 0.5 * (ordered[best + (width - 1) // 2] + ordered[best + width // 2])
+    return np.asarray(good & (np.abs(sizes - centre) < 0.25))
 
 
 @kernel

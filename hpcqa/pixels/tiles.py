@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -159,22 +160,21 @@ class Tiles:
     fallback: NDArray[np.bool_]  # (N,) gzipped instead
 
 
-def select(layout: Layout, table: bytes, region: Region, heap_size: int) -> Tiles:
+def select(layout: Layout, table: NDArray[np.uint8], region: Region, heap_size: int) -> Tiles:
     """The tiles that touch a rectangle, with every offset checked against the heap.
 
     Args:
-        table: the bytes of the table's rows, `num_tiles` of them.
+        table: uint8, the bytes of the table's rows, `num_tiles` of them.
         heap_size: bytes of the heap.
 
     Raises:
         ValueError: a tile lies outside the heap, or has no data.
         Unsupported: a tile is stored in a way that is left to astropy.
     """
-    rows = np.frombuffer(table, np.uint8).reshape(layout.num_tiles, layout.row_bytes)
-    down = np.arange(region.row0 // layout.tile[0], -(-region.row1 // layout.tile[0]))
-    right = np.arange(region.col0 // layout.tile[1], -(-region.col1 // layout.tile[1]))
-    index = (down[:, None] * layout.across + right[None, :]).ravel()
-    rows = rows[index]
+    rows = table.reshape(layout.num_tiles, layout.row_bytes)
+    index, boxes = _touched(layout.shape, layout.tile, region)
+    if len(index) < layout.num_tiles:
+        rows = rows[index]
     sizes, starts = _descriptors(rows, layout, "COMPRESSED_DATA")
     fallback = sizes == 0
     if fallback.any():
@@ -189,20 +189,34 @@ def select(layout: Layout, table: bytes, region: Region, heap_size: int) -> Tile
     # Sizes are compared first: the sum of two large numbers could wrap around.
     if np.any((sizes <= 0) | (sizes > heap_size) | (starts < 0) | (starts > heap_size - sizes)):
         raise ValueError("a tile lies outside the compressed data")
-    first = np.stack([index // layout.across * layout.tile[0], index % layout.across * layout.tile[1]], axis=1)
-    boxes = np.concatenate([first, np.minimum(layout.tile, np.array(layout.shape) - first)], axis=1)
     blanks, has_blank = _blanks(rows, layout)
     return Tiles(
-        index=index.astype(np.int64),
+        index=index,
         starts=starts,
         sizes=sizes,
-        boxes=boxes.astype(np.int64),
+        boxes=boxes,
         scales=_numbers(rows, layout, "ZSCALE"),
         zeros=_numbers(rows, layout, "ZZERO"),
         blanks=blanks,
         has_blank=has_blank,
         fallback=fallback,
     )
+
+
+# All CCDs of a camera are cut into tiles in one way.
+@lru_cache(maxsize=8)
+def _touched(
+    shape: tuple[int, int], tile: tuple[int, int], region: Region
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the tiles that touch a rectangle, and their boxes as in `Tiles`; others get the same: read-only."""
+    across = -(-shape[1] // tile[1])
+    down = np.arange(region.row0 // tile[0], -(-region.row1 // tile[0]), dtype=np.int64)
+    right = np.arange(region.col0 // tile[1], -(-region.col1 // tile[1]), dtype=np.int64)
+    index = (down[:, None] * across + right[None, :]).ravel()
+    first = np.stack([index // across * tile[0], index % across * tile[1]], axis=1)
+    boxes = np.concatenate([first, np.minimum(tile, np.array(shape) - first)], axis=1)
+    index.flags.writeable = boxes.flags.writeable = False
+    return index, boxes
 
 
 def _field(rows: NDArray[np.uint8], layout: Layout, name: str, dtype: str, count: int = 1) -> NDArray[Any]:

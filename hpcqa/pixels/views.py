@@ -15,6 +15,7 @@ from hpcqa.pixels.failures import BIT
 from hpcqa.pixels.measure import Facts, Found, expected_noise, measure, pack, split_column
 from hpcqa.pixels.profiles import reference_level
 from hpcqa.pixels.scan import Scan, Sums, scan
+from hpcqa.pixels.scanrows import masked_in_rows
 from hpcqa.pixels.sky import Sky, skies
 from hpcqa.pixels.stars import find_peaks, measure_stars
 
@@ -67,18 +68,29 @@ def failure_of(pixels: np.ndarray, min_size: int) -> int:
 
 
 def _scanned(
-    pixels: np.ndarray, masked: np.ndarray, whole: Sky, split: int, saturation: float, rest: Rest | None
+    pixels: np.ndarray,
+    masked: np.ndarray,
+    in_row: np.ndarray,
+    whole: Sky,
+    split: int,
+    saturation: float,
+    rest: Rest | None,
 ) -> Scan:
     facts = {"level": whole.level, "noise": whole.noise, "saturation": saturation}
     if rest is None:
-        return scan(pixels, masked, split=split, **facts)
+        return scan(pixels, masked, split=split, in_row=in_row, **facts)
     sums = Sums.begin((pixels.shape[0], pixels.shape[1]), split=split, **facts)
-    rest.scan(masked, sums)
+    rest.scan(masked, in_row, sums)
     return sums.finish()
 
 
 def look(
-    pixels: np.ndarray, masked: np.ndarray, facts: Facts, views: ViewsConfig, rest: Rest | None = None
+    pixels: np.ndarray,
+    masked: np.ndarray,
+    facts: Facts,
+    views: ViewsConfig,
+    rest: Rest | None = None,
+    in_row: np.ndarray | None = None,
 ) -> CcdViews:
     """Views and numbers of one image that `failure_of` lets pass.
 
@@ -88,6 +100,7 @@ def look(
         facts: what is known beside the pixels.
         views: sizes and stretch.
         rest: the rows that are not decoded yet: others than each `rows_apart`-th.
+        in_row: masked pixels in each row, int32 (R,), if they are counted already.
 
     Raises:
         DataError: these are damaged.
@@ -97,9 +110,10 @@ def look(
     if whole.num == 0:
         if rest is not None:
             rest.read()
-        masked, rest = np.zeros(pixels.shape, np.bool_), None
+        masked, in_row, rest = np.zeros(pixels.shape, np.bool_), None, None
         whole, *sides = skies(pixels, masked, split, samples=pixels.size)
-    scanned = _scanned(pixels, masked, whole, split, 0.98 * facts.saturation, rest)
+    in_row = masked_in_rows(masked.view(np.uint8)) if in_row is None else in_row
+    scanned = _scanned(pixels, masked, in_row, whole, split, 0.98 * facts.saturation, rest)
     sources = find_sources(scanned, level=whole.level)
     peaks = find_peaks(scanned, sources)
     stars = measure_stars(

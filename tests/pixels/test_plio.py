@@ -20,8 +20,12 @@ GUARD = 77
 
 
 def encode(values):
-    """The big-endian words of a list, as they stand in a file."""
-    return np.frombuffer(compress_plio_1_c(values.astype("i4").tobytes(), values.size), "<i2").astype(">i2").tobytes()
+    """The big-endian words of a list, as they stand in a file.
+
+    Zeros follow the values: astropy's encoder writes some lists beyond its own buffer, which grows with their number.
+    """
+    padded = np.concatenate([values, np.zeros(8 * values.size + 64, values.dtype)]).astype("i4")
+    return np.frombuffer(compress_plio_1_c(padded.tobytes(), padded.size), "<i2").astype(">i2").tobytes()
 
 
 def decode(words, num, before=b"", after=b""):

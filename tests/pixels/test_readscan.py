@@ -49,7 +49,7 @@ def test_in_one_pass_or_in_two(tmp_path, image, every):
         np.testing.assert_array_equal(pixels[::every], whole[::every])
         assert (pixels[1] == -1).all()
         sums = Sums.begin(image.shape, **FACTS)
-        rest.scan(masked, sums)
+        rest.scan(masked, masked.sum(axis=1, dtype=np.int32), sums)
         np.testing.assert_array_equal(pixels, whole)
         same(sums.finish(), scan(whole, masked, **FACTS))
         pixels[:] = -1
@@ -79,6 +79,7 @@ def test_a_damaged_row_is_named(tmp_path, image, place):
         start, end, number = rest.coded.tiles[place, :3]
         rest.coded.data[start:end] = 0
         rest.coded.data[start + 4] = 0xFF  # plain values, of which there are not enough
-        for work in (rest.read, lambda: rest.scan(np.zeros(pixels.shape, bool), Sums.begin(pixels.shape, **FACTS))):
+        masked, in_row = np.zeros(pixels.shape, bool), np.zeros(len(pixels), np.int32)
+        for work in (rest.read, lambda: rest.scan(masked, in_row, Sums.begin(pixels.shape, **FACTS))):
             with pytest.raises(DataError, match=f"tile {number} can't be decoded"):
                 work()

@@ -1,5 +1,8 @@
 import logging
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -198,6 +201,44 @@ def test_notes_that_another_reader_has_just_joined_are_not_missed(paths, monkeyp
     monkeypatch.setattr(shardindex, "_read_cache", late)
     same(shardindex.open_index(paths), expected)
     assert store.verify(paths[0].parent / SHARD_INDEX_NAME, SHARD_INDEX) == []
+
+
+READER = """
+import sys, time
+from pathlib import Path
+from hpcqa.pixels import shardindex
+
+folder, at = Path(sys.argv[1]), float(sys.argv[2])
+looked_into = 0
+look = shardindex.read_directory
+
+def counted(path):
+    global looked_into
+    looked_into += 1
+    return look(path)
+
+shardindex.read_directory = counted
+while time.time() < at:
+    pass
+index = shardindex.open_index(sorted(folder.glob("shard-*.h5")))
+print(looked_into, len(index.contents), *index.contents)
+"""
+
+
+def test_processes_that_join_the_notes_at_once_find_the_same(tmp_path):
+    paths = [write_shard(tmp_path / f"shard-{number:05d}.h5", number) for number in range(40)]
+    for number in range(0, 40, 10):
+        noted(paths[number : number + 10], number)
+    at = str(time.time() + 3)
+    command = [sys.executable, "-c", READER, str(tmp_path), at]
+    readers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = [reader.communicate(timeout=120)[0].split() for reader in readers]
+    assert [reader.returncode for reader in readers] == [0, 0]
+    expected = [shardindex.read_directory(path).content for path in paths]
+    # Whoever comes second finds the notes, or the index that the first made of them.
+    assert found == [["0", "40", *expected]] * 2
+    assert [path.name for path in tmp_path.glob("index*")] == [SHARD_INDEX_NAME]
+    same(shardindex.open_index(paths), shardindex._joined(paths, [shardindex.read_directory(path) for path in paths]))
 
 
 def test_where_nothing_can_be_written_it_works_without(paths, monkeypatch):
