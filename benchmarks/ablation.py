@@ -38,9 +38,9 @@ from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, recipe_of
 from hpcqa.qa.known import as_examples
 from hpcqa.qa.learn import learn
 from hpcqa.ssl import weights
-from hpcqa.ssl.defects import kinds_of
+from hpcqa.ssl.defects import network_of
 from hpcqa.ssl.encode import POOLS, as_images, encode_with_answers
-from hpcqa.ssl.vit import VisionTransformer, build
+from hpcqa.ssl.vit import VisionTransformer
 
 CCD_VIEWS = ("context", "background", "detail")
 NETWORK = (*EMBEDDINGS, "defects")
@@ -97,13 +97,11 @@ class Survey:
         return self._images[view]
 
     def through(self, model: VisionTransformer, views: Sequence[str]) -> Raw:
-        """The blocks of `hpcqa embed`, of some views; the maps of the focal plane count beside those of CCDs."""
+        """The blocks of `hpcqa embed`, of some views."""
         found = {view: self._through(model, view) for view in views}
-        nothing = np.zeros((len(self.rows), 1), np.float32)
-        ccd = {"numbers": self.numbers, "background": nothing}
-        ccd |= {view: found[view][0] for view in CCD_VIEWS if view in found}
+        ccd = {"numbers": self.numbers} | {view: found[view][0] for view in CCD_VIEWS if view in found}
         answers = [found[view][1] for view in views if view != "focal_plane" and found[view][1].shape[1]]
-        ccd["defects"] = np.concatenate(answers, axis=1) if answers else nothing
+        ccd |= {"defects": np.concatenate(answers, axis=1)} if answers else {}
         exposure = {}
         if "focal_plane" in found:
             exposure = dict(zip(("focal_plane", "exposure_defects"), found["focal_plane"], strict=True))
@@ -165,7 +163,7 @@ class Entry:
 
 def untrained(config: Config, views: Sequence[str], seed: int | None = None) -> Entry:
     """The network before training, which learned no defects; with another seed, to see how much that changes."""
-    model = build(config.model, config.views, kinds_of(config), seed=config.seed if seed is None else seed)
+    model = network_of(config, seed)
     name = control_of(views) + ("" if seed is None else f", seed {seed}")
     return Entry(config, name, 0, 0, tuple(views), model.eval())
 
@@ -197,7 +195,7 @@ def of_checkpoints(run: Path, known: Mapping[str, Any], at: Sequence[int]) -> It
         name = f"{name_of(run)}, at step {counters['step']}"
         if name in known or (at and counters["step"] not in at):
             continue
-        model = build(config.model, config.views, kinds_of(config), seed=config.seed)
+        model = network_of(config)
         tensors = {"teacher": {f"backbone.{key}": value for key, value in model.state_dict().items()}}
         dcp.state_dict_loader.load(tensors, checkpoint_id=path, no_dist=True)
         model.load_state_dict({key.removeprefix("backbone."): value for key, value in tensors["teacher"].items()})

@@ -49,13 +49,13 @@ from hpcqa.launch.costs import processor_name
 from hpcqa.parallel.ranks import detect
 from hpcqa.parallel.torchdist import World, joined
 from hpcqa.ssl import flops, schedules
-from hpcqa.ssl.defects import kinds_of
+from hpcqa.ssl.defects import network_of
 from hpcqa.ssl.encode import as_images, autocast
 from hpcqa.ssl.feed import Cutouts, Feed
 from hpcqa.ssl.losses import sinkhorn
 from hpcqa.ssl.student_teacher import targets_of, terms_of
 from hpcqa.ssl.trainer import Trainer, fresh_state
-from hpcqa.ssl.vit import SIZES, build
+from hpcqa.ssl.vit import SIZES
 
 PEAK_BF16 = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
 WARMING, CONSECUTIVE = 2, 8
@@ -107,7 +107,7 @@ class Ours:
 
     def __init__(self, config: Config, world: World, cutouts: Cutouts) -> None:
         self.feed = Feed(cutouts, config, rank=world.rank, world_size=world.size)
-        self.state = fresh_state(build(config.model, config.views, kinds_of(config)), config, self.feed, world)
+        self.state = fresh_state(network_of(config), config, self.feed, world)
         self.trainer = Trainer(config, self.feed, self.state, world)
         self.config, self.world, self.waited = config, world, 0.0
         self.stream = self.feed.stream(0, 10**9)

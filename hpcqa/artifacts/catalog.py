@@ -149,9 +149,9 @@ EMBEDDING = Schema(
         Column("ccdnum", "int32", "CCD number.", dims=("ccd",)),
         Column("failed", "int64", "As in the shard.", dims=("ccd",)),
         Column("numbers", "float32", "Measured numbers, as in the shard.", dims=("ccd", "number")),
-        Column("context", "float32", "Embedding of the context view.", dims=("ccd", "embedding")),
-        Column("background", "float32", "Embedding of the background map.", dims=("ccd", "embedding")),
-        Column("detail", "float32", "Embedding of the detail view.", dims=("ccd", "embedding")),
+        Column("context", "float32", "Embedding of the context view.", dims=("ccd", "embedding"), optional=True),
+        Column("background", "float32", "Embedding of the background map.", dims=("ccd", "embedding"), optional=True),
+        Column("detail", "float32", "Embedding of the detail view.", dims=("ccd", "embedding"), optional=True),
         Column("defects", "float32", "Answers of the injected-defect heads.", dims=("ccd", "defect"), optional=True),
         Column(
             "where",
@@ -171,7 +171,7 @@ EMBEDDING = Schema(
             optional=True,
         ),
         Column("exposure", "int64", "Exposures.", dims=("exposure",)),
-        Column("focal_plane", "float32", "Embedding of the focal-plane view.", dims=("exposure", "embedding")),
+        Column("focal_plane", "float32", "Of the focal plane.", dims=("exposure", "embedding"), optional=True),
         Column(
             "exposure_defects",
             "float32",

@@ -7,7 +7,7 @@ Sizes follow from the schemas: the shapes of the views and of the embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,11 @@ from hpcqa import instruments
 from hpcqa.artifacts.catalog import CALIBRATION, CCD_DECISIONS, DECISIONS, EMBEDDING, MANIFEST, SHARD
 from hpcqa.artifacts.schema import Schema
 from hpcqa.config import Config
+from hpcqa.config.ssl import VIEWS
 from hpcqa.pixels.measure import NAMES
 from hpcqa.ssl.views import crop_size
 from hpcqa.ssl.vit import SIZES, Architecture, StemShape, architecture_of
 
-CCD_VIEWS = ("context", "background", "detail")
 # Bytes of a text in a table, before compression.
 TEXT_BYTES = 16
 # Compressed Parquet: the tables of the demonstration take 0.13 to 0.2 of their plain size.
@@ -117,7 +117,7 @@ def training_images(config: Config, counts: Counts) -> float:
 
 def training_gflop(config: Config, counts: Counts) -> float:
     """Student forward and backward (three forwards), the teacher on the global crops, and the defect task."""
-    ssl, architecture = config.ssl, architecture_of(config.model, config.views)
+    ssl, architecture = config.ssl, _architecture(config)
     a_step = 0.0
     for view, share in zip(ssl.views, ssl.mix, strict=False):
         shape, images = architecture.stems[view], share * ssl.batch
@@ -131,24 +131,26 @@ def training_gflop(config: Config, counts: Counts) -> float:
 
 
 def embedding_gflop(config: Config, counts: Counts) -> float:
-    """Every view of every CCD once, and once more for the untrained control."""
-    architecture = architecture_of(config.model, config.views)
-    each = {view: forward_gflop(shape, shape.rows, shape.cols, architecture) for view, shape in _stems(architecture)}
-    once = counts.ccds * sum(each[view] for view in CCD_VIEWS) + counts.exposures * each["focal_plane"]
+    """Every view that the network learns, of every CCD, once, and once more for the untrained control."""
+    architecture = _architecture(config)
+    once = 0.0
+    for view, shape in architecture.stems.items():
+        images = counts.exposures if view == "focal_plane" else counts.ccds
+        once += images * forward_gflop(shape, shape.rows, shape.cols, architecture)
     return once * (2 if config.embed.control else 1)
 
 
-def _stems(architecture: Architecture) -> list[tuple[str, StemShape]]:
-    return list(architecture.stems.items())
+def _architecture(config: Config) -> Architecture:
+    return architecture_of(config.model, config.views, only=config.ssl.views)
 
 
 # Sizes --------------------------------------------------------------------------------------------------------------
 
 
-def plain_bytes(schema: Schema, dims: Mapping[str, float]) -> float:
-    """Bytes of the columns of an artifact before compression; dims that are not given count as 0."""
+def plain_bytes(schema: Schema, dims: Mapping[str, float], without: Collection[str] = ()) -> float:
+    """Bytes of the columns of an artifact before compression, but some; dims that are not given count as 0."""
     total = 0.0
-    for column in schema.columns:
+    for column in (column for column in schema.columns if column.name not in without):
         size = TEXT_BYTES if column.dtype == "str" else np.dtype(column.dtype).itemsize
         total += size * math.prod(dims.get(name, 0.0) for name in column.dims)
     return total
@@ -171,7 +173,8 @@ def output(config: Config, counts: Counts) -> dict[str, Output]:
         dims |= {f"{letter}y": shape[0], f"{letter}x": shape[1]}
     dim = SIZES[config.model.arch][0]
     patterns = {"pattern": counts.ccds_per_exposure * BANDS}
-    embedding = plain_bytes(EMBEDDING, dims | {"embedding": 3 * dim, "defect": 16, "exposure_defect": 16})
+    unseen = set(VIEWS) - set(config.ssl.views)
+    embedding = plain_bytes(EMBEDDING, dims | {"embedding": 3 * dim, "defect": 16, "exposure_defect": 16}, unseen)
     copies = 2 if config.embed.control else 1
     pictures = min(config.report.exposures, counts.exposures)
     raw = instruments.get(config.instrument.name).shape

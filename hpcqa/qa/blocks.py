@@ -284,6 +284,12 @@ class Raw:
     def has(self, name: str) -> bool:
         return name in self.ccd or name == "contrast"
 
+    def has_any(self, channel: str) -> bool:
+        """Whether there is a block of a channel, of CCDs or of exposures."""
+        return any(map(self.has, CHANNELS[channel])) or any(
+            name in self.exposure for name in EXPOSURE_BLOCKS.get(channel, ())
+        )
+
     @property
     def num_ccds(self) -> int:
         return len(next(iter(self.ccd.values())))
@@ -363,10 +369,13 @@ class FeatureMap:
 
     def ccd(self, raw: Raw) -> dict[str, np.ndarray]:
         """Features of the CCDs before they get unit length: channel to float32 (ccd, feature)."""
-        return {
-            channel: np.concatenate([self._apply(f"ccd.{name}", raw.block(name)) for name in CHANNELS[channel]], axis=1)
-            for channel in self.channels
-        }
+        return {channel: self._joined(channel, raw) for channel in self.channels}
+
+    def _joined(self, channel: str, raw: Raw) -> np.ndarray:
+        names = [name for name in CHANNELS[channel] if f"ccd.{name}.centre" in self.parameters]
+        if not names:  # what is known is of the exposure alone
+            return np.zeros((raw.num_ccds, 1), np.float32)
+        return np.concatenate([self._apply(f"ccd.{name}", raw.block(name)) for name in names], axis=1)
 
     def exposure(self, raw: Raw, ccd: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Features of the exposures from those of their CCDs and their own blocks: float32 (exposure, feature)."""
@@ -400,11 +409,11 @@ def learn_features(
         pca: components of each embedded block.
         unit_length: neighbours by cosine.
     """
-    usable = tuple(channel for channel in channels if all(raw.has(name) for name in CHANNELS[channel]))
+    usable = tuple(channel for channel in channels if raw.has_any(channel))
     good_ccd = np.repeat(good_exposure, raw.sizes())
     parameters: dict[str, np.ndarray] = {}
     for channel in usable:
-        for name in CHANNELS[channel]:
+        for name in filter(raw.has, CHANNELS[channel]):
             _learn(parameters, f"ccd.{name}", raw.block(name), good_ccd, channel, pca)
     partial = FeatureMap(usable, parameters).ccd(raw)
     for channel in usable:

@@ -16,6 +16,7 @@ from torch import Tensor
 from hpcqa.config import Config
 from hpcqa.errors import ConfigError
 from hpcqa.ssl import draws, shapes, stamps
+from hpcqa.ssl.vit import VisionTransformer, build
 
 BANK = 192  # maps that the scatter is measured on
 VISIBLE = 0.35  # a patch is part of a defect where the shape reaches this share of its peak
@@ -39,6 +40,16 @@ def kinds_of(config: Config) -> dict[str, tuple[str, ...]]:
         for view, kinds in every.items()
         if view in config.ssl.defect_views
     }
+
+
+def network_of(config: Config, seed: int | None = None) -> VisionTransformer:
+    """The untrained network of a run: stems for ssl.views, heads for the defects they learn.
+
+    Raises:
+        ConfigError: see `kinds_of`; a view's sides are not multiples of its patch.
+    """
+    chosen = config.seed if seed is None else seed
+    return build(config.model, config.views, kinds_of(config), config.ssl.views, seed=chosen)
 
 
 def softening_of(view: str, config: Config) -> float:

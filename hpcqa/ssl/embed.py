@@ -41,9 +41,10 @@ from hpcqa.ssl.vit import VisionTransformer
 logger = logging.getLogger(__name__)
 
 CCD_VIEWS = ("context", "background", "detail")
+LOOKED_AT = "background"
 TRAINED, UNTRAINED = "embeddings", "embeddings-untrained"
 Columns = dict[str, np.ndarray]
-Look = Callable[[str, np.ndarray, np.ndarray], None]  # view, rows, images
+Look = Callable[[np.ndarray, np.ndarray], None]  # rows, images of LOOKED_AT
 
 
 @dataclass(frozen=True)
@@ -202,9 +203,8 @@ def embed_job(config: Config, job: Job, device: torch.device) -> list[Columns]:
     cutouts = job.opened.cutouts
     maps = np.full((len(cutouts.expnum), *GRID), np.nan, np.float16)
 
-    def look(view: str, rows: np.ndarray, images: np.ndarray) -> None:
-        if view == "background":
-            maps[rows] = coarse_maps(images, config.views.background_softening)
+    def look(rows: np.ndarray, images: np.ndarray) -> None:
+        maps[rows] = coarse_maps(images, config.views.background_softening)
 
     models = [network.model for network in job.networks]
     found = embed_by_each(cutouts, models, device, config.embed.batch, config.embed.precision, look)
@@ -254,20 +254,26 @@ def embed_by_each(
 ) -> list[Columns]:
     """The columns of EMBEDDING for some shards, by each network; every image is read once.
 
+    Only the views that a network has learnt are embedded.
+
     Args:
         cutouts: rows in the order of the output; CCDs without views get NaN.
         batch: images in one forward pass.
-        look: is shown the images as well, by the thread that reads them.
+        look: is shown the images of the background as well, by the thread that reads them.
     """
-    rows = {view: np.flatnonzero(cutouts.failed == 0) for view in CCD_VIEWS}
-    rows["focal_plane"] = np.arange(len(cutouts.exposures))
+    seen = {view for model in models for view in model.architecture.stems} | ({LOOKED_AT} if look else set())
+    rows = {view: np.flatnonzero(cutouts.failed == 0) for view in CCD_VIEWS if view in seen}
+    rows |= {"focal_plane": np.arange(len(cutouts.exposures))} if "focal_plane" in seen else {}
     batches = [(view, own[start : start + batch]) for view, own in rows.items() for start in range(0, len(own), batch)]
     # Answers stay on the device until all is asked: fetching each would have the device wait for the host.
-    found: list[dict[str, list[tuple[Tensor, Tensor]]]] = [{view: [] for view in rows} for _ in models]
+    found: list[dict[str, list[tuple[Tensor, Tensor]]]] = [
+        {view: [] for view in rows if view in model.architecture.stems} for model in models
+    ]
     for view, values in _ahead(cutouts, batches, look):
         images = as_images(values, device)
         for model, answers in zip(models, found, strict=True):
-            answers[view].append(encode_with_answers(model, images, view, precision))
+            if view in answers:
+                answers[view].append(encode_with_answers(model, images, view, precision))
     return [_columns(cutouts, model, rows, answers) for model, answers in zip(models, found, strict=True)]
 
 
@@ -286,17 +292,20 @@ def _columns(
         vectors[view], answers[view] = (
             torch.cat([piece.cpu() for piece in of_kind]).numpy() for of_kind in zip(nothing, *pieces, strict=True)
         )
-    return {
+    columns = {
         "expnum": cutouts.expnum,
         "ccdnum": cutouts.ccdnum,
         "failed": cutouts.failed,
         "numbers": cutouts.numbers(np.arange(num)),
         "exposure": cutouts.exposures,
-        **{view: _spread(vectors[view], rows[view], num) for view in CCD_VIEWS},
-        "defects": np.concatenate([_spread(answers[view], rows[view], num) for view in CCD_VIEWS], axis=1),
-        "focal_plane": vectors["focal_plane"],
-        "exposure_defects": answers["focal_plane"],
     }
+    of_ccds = [view for view in CCD_VIEWS if view in found]
+    columns |= {view: _spread(vectors[view], rows[view], num) for view in of_ccds}
+    if of_ccds:
+        columns["defects"] = np.concatenate([_spread(answers[view], rows[view], num) for view in of_ccds], axis=1)
+    if "focal_plane" in found:
+        columns |= {"focal_plane": vectors["focal_plane"], "exposure_defects": answers["focal_plane"]}
+    return columns
 
 
 def _ahead(
@@ -306,8 +315,8 @@ def _ahead(
 
     def load(view: str, rows: np.ndarray) -> tuple[str, np.ndarray]:
         images = cutouts.focal_plane(rows) if view == "focal_plane" else cutouts.batch(view, rows)
-        if look is not None:
-            look(view, rows, images)
+        if look is not None and view == LOOKED_AT:
+            look(rows, images)
         return view, images
 
     with ThreadPoolExecutor(1) as pool:

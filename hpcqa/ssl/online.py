@@ -17,7 +17,7 @@ from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.config import Config
 from hpcqa.qa.blocks import EMBEDDINGS, NumberScale, Raw, thin
-from hpcqa.qa.embedded import Embedded, ExposureTable, read_scale
+from hpcqa.qa.embedded import CCD_BLOCKS, EXPOSURE_BLOCKS, Embedded, ExposureTable, read_scale
 from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, recipe_of
 from hpcqa.qa.known import Known, as_examples
 from hpcqa.qa.learn import GOOD, Examples, Recipe, learn, what_is_missing
@@ -103,8 +103,8 @@ class OnlineKnn:
         exposure: dict[str, np.ndarray] = {}
         if model is not None:
             arrays = embed(cutouts, model, self.device, BATCH, self.precision)
-            ccd |= {name: arrays[name] for name in ("context", "background", "detail", "defects")}
-            exposure = {name: arrays[name] for name in ("focal_plane", "exposure_defects")}
+            ccd |= {name: arrays[name] for name in CCD_BLOCKS if name in arrays}
+            exposure = {name: arrays[name] for name in EXPOSURE_BLOCKS if name in arrays}
         none = np.zeros(0, np.int64)
         embedded = Embedded(
             Raw(starts.astype(np.int64), _with_columns(ccd), _with_columns(exposure)),

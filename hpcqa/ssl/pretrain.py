@@ -18,12 +18,12 @@ from hpcqa.parallel.ranks import Ranks
 from hpcqa.parallel.torchdist import World, joined, pick_device, set_threads
 from hpcqa.ssl import attention, weights
 from hpcqa.ssl.checkpoint import Checkpoints
-from hpcqa.ssl.defects import kinds_of
+from hpcqa.ssl.defects import network_of
 from hpcqa.ssl.feed import Cutouts, Feed
 from hpcqa.ssl.journal import Journal, check_tensorboard
 from hpcqa.ssl.student_teacher import Teacher
 from hpcqa.ssl.trainer import Check, Trainer, fresh_state
-from hpcqa.ssl.vit import VisionTransformer, build
+from hpcqa.ssl.vit import VisionTransformer
 from hpcqa.ssl.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def knn_check(config: Config, folder: RunFolder, cutouts: Cutouts, world: World)
     def score(network: VisionTransformer) -> dict[str, float]:
         assert online is not None
         if not controls:
-            start = build(config.model, config.views, kinds_of(config), seed=config.seed).to(world.device)
+            start = network_of(config).to(world.device)
             controls.update(online.controls(start.eval()))
         return {**online.check(network), **controls}
 
@@ -165,7 +165,7 @@ def knn_check(config: Config, folder: RunFolder, cutouts: Cutouts, world: World)
 
 def starting_network(config: Config) -> VisionTransformer:
     """The network before training: random by the run's seed, or from the weights that ssl.init_from names."""
-    network = build(config.model, config.views, kinds_of(config), seed=config.seed)
+    network = network_of(config)
     if config.ssl.init_from:
         weights.initialise(network, Path(config.ssl.init_from))
     return network

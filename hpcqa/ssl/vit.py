@@ -7,7 +7,7 @@ its own patch size, its own positions, and an offset of the CLS token that says 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpcqa.config import ModelConfig, ViewsConfig
+from hpcqa.config.ssl import VIEWS
 from hpcqa.errors import ConfigError, DataError
 from hpcqa.ssl import draws
 
@@ -352,8 +353,8 @@ class VisionTransformer(nn.Module):
             )
 
 
-def stem_shapes(model: ModelConfig, views: ViewsConfig) -> dict[str, StemShape]:
-    """The stems of the four views.
+def stem_shapes(model: ModelConfig, views: ViewsConfig, only: Collection[str] = VIEWS) -> dict[str, StemShape]:
+    """The stems of the four views, or of some.
 
     Raises:
         ConfigError: a view's sides are not multiples of its patch.
@@ -365,7 +366,8 @@ def stem_shapes(model: ModelConfig, views: ViewsConfig) -> dict[str, StemShape]:
         "focal_plane": ("patch_focal_plane", model.patch_focal_plane),
     }
     shapes = {}
-    for view, (key, patch) in patches.items():
+    for view in (view for view in patches if view in only):
+        key, patch = patches[view]
         rows, cols = getattr(views, view)
         if rows % patch or cols % patch:
             raise ConfigError(f"views.{view}=[{rows},{cols}]: both sides must be multiples of model.{key}={patch}.")
@@ -374,9 +376,12 @@ def stem_shapes(model: ModelConfig, views: ViewsConfig) -> dict[str, StemShape]:
 
 
 def architecture_of(
-    model: ModelConfig, views: ViewsConfig, defects: Mapping[str, tuple[str, ...]] | None = None
+    model: ModelConfig,
+    views: ViewsConfig,
+    defects: Mapping[str, tuple[str, ...]] | None = None,
+    only: Collection[str] = VIEWS,
 ) -> Architecture:
-    """The architecture that a configuration asks for."""
+    """The architecture that a configuration asks for, with stems for `only` these views."""
     dim, depth, heads, ffn = SIZES[model.arch]
     return Architecture(
         dim=dim,
@@ -385,7 +390,7 @@ def architecture_of(
         ffn=ffn,
         in_channels=model.in_channels,
         registers=model.registers,
-        stems=stem_shapes(model, views),
+        stems=stem_shapes(model, views, only),
         layer_scale=model.layer_scale,
         drop_path=model.drop_path,
         stem=model.stem,
@@ -407,8 +412,9 @@ def build(
     model: ModelConfig,
     views: ViewsConfig | None = None,
     defects: Mapping[str, tuple[str, ...]] | None = None,
+    only: Collection[str] = VIEWS,
     *,
     seed: int = 1,
 ) -> VisionTransformer:
     """The untrained network of a configuration; the same seed gives the same weights."""
-    return from_architecture(architecture_of(model, views or ViewsConfig(), defects), seed, model)
+    return from_architecture(architecture_of(model, views or ViewsConfig(), defects, only), seed, model)

@@ -148,6 +148,20 @@ def test_a_view_that_says_nothing_does_not_drown_the_others() -> None:
     assert found["maps", "detail"] > found["maps",] - 0.02
 
 
+def test_a_network_of_the_focal_plane_alone_counts_for_exposures() -> None:
+    examples = survey()
+    plane = examples.raw.exposure["focal_plane"] + 8.0 * examples.any_bad()[:, None].astype("f4")
+    raw = dataclasses.replace(
+        examples.raw, ccd={"numbers": examples.raw.ccd["numbers"]}, exposure={"focal_plane": plane}
+    )
+    examples = dataclasses.replace(examples, raw=raw)
+    recipe = dataclasses.replace(RECIPE, channels=("maps", "context", "defects"))
+    learned = learn(examples, number_scale(), recipe)
+    assert learned.features.channels == ("maps",)
+    answers = learned.decide(raw, examples.expnum)
+    assert roc_auc_score(examples.any_bad(), answers.p_bad) > 0.95
+
+
 def test_one_number_far_out_on_one_ccd_is_found(halves: tuple[Examples, Examples]) -> None:
     """A number that good CCDs hold still, on a single CCD: neighbours among many numbers hardly see it."""
     test, recipe = halves[1], dataclasses.replace(RECIPE, channels=NUMBERS)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hpcqa.config import Config, ModelConfig, SslConfig, ViewsConfig
+from hpcqa.config.ssl import VIEWS as ALL_VIEWS
 from hpcqa.errors import DataError
 
 VIEWS = ViewsConfig(context=[32, 16], background=[16, 8], detail=[32, 32], stamp=16, focal_plane=[16, 16])
@@ -55,7 +56,8 @@ def small_config(**ssl: Any) -> Config:
     """A configuration of a network and steps that take milliseconds; with every loss, whatever the recipe has."""
     values: dict[str, Any] = {
         "steps": 4, "batch": 8, "prototypes": 16, "head_hidden": 16, "head_bottleneck": 8, "checkpoint_every": 2,
-        "log_every": 1, "knn_every": 0, "warmup": 0.25, "device": "cpu", "mix": [0.25, 1.0, 0.5, 0.5],
+        "log_every": 1, "knn_every": 0, "warmup": 0.25, "device": "cpu", "views": list(ALL_VIEWS),
+        "mix": [0.25, 1.0, 0.5, 0.5],
         "crop_views": ["context", "detail"], "ibot_weight": 1.0,
     }  # fmt: skip
     values.update(ssl)

@@ -91,17 +91,60 @@ def test_a_damaged_row_is_an_error_with_its_sentence(model: VisionTransformer) -
 
 def test_each_network_by_itself_or_all_at_once_and_every_image_read_once(model: VisionTransformer) -> None:
     other = build(small_config().model, VIEWS, seed=4).eval()
-    seen: dict[str, list[int]] = {}
+    looked_at: list[int] = []
 
-    def look(view: str, rows: np.ndarray, images: np.ndarray) -> None:
-        assert len(images) == len(rows)
-        seen.setdefault(view, []).extend(rows.tolist())
+    def look(rows: np.ndarray, images: np.ndarray) -> None:
+        assert np.array_equal(images, cutouts.arrays["background"][rows])
+        looked_at.extend(rows.tolist())
 
     cutouts = FakeCutouts()
     cutouts.failed[5] = 2
+    seen = watched(cutouts)
     both = embed.embed_by_each(cutouts, [model, other], CPU, 16, "fp32", look)
     for network, found in zip((model, other), both, strict=True):
         for name, values in embed.embed(cutouts, network, CPU, 16, "fp32").items():
             assert np.array_equal(values, found[name], equal_nan=True), name
     good = [row for row in range(48) if row != 5]
-    assert seen == {"context": good, "background": good, "detail": good, "focal_plane": list(range(12))}
+    assert looked_at == good
+    # The first is by both at once, the second each by itself.
+    assert seen == {
+        **{view: 3 * good for view in ("context", "background", "detail")},
+        "focal_plane": 3 * list(range(12)),
+    }
+
+
+def watched(cutouts: FakeCutouts) -> dict[str, list[int]]:
+    """The rows that are read of each view from now on."""
+    seen: dict[str, list[int]] = {}
+    batch, focal_plane = cutouts.batch, cutouts.focal_plane
+
+    def read_batch(view: str, rows: np.ndarray) -> np.ndarray:
+        seen.setdefault(view, []).extend(rows.tolist())
+        return batch(view, rows)
+
+    def read_focal_plane(rows: np.ndarray) -> np.ndarray:
+        seen.setdefault("focal_plane", []).extend(rows.tolist())
+        return focal_plane(rows)
+
+    cutouts.batch, cutouts.focal_plane = read_batch, read_focal_plane  # type: ignore[method-assign]
+    return seen
+
+
+@pytest.mark.parametrize("learnt", [("background",), ("context", "focal_plane"), ("focal_plane",)])
+def test_only_views_that_a_network_has_learnt_are_embedded(learnt: tuple[str, ...]) -> None:
+    network = build(small_config().model, VIEWS, {}, learnt, seed=3).eval()
+    cutouts = FakeCutouts()
+    seen = watched(cutouts)
+    found = embed.embed(cutouts, network, CPU, 16, "fp32")
+    assert set(seen) == set(learnt)
+    assert {"context", "background", "detail", "focal_plane"} & set(found) == set(learnt)
+
+
+def test_maps_are_looked_at_though_the_network_does_not_know_them() -> None:
+    network = build(small_config().model, VIEWS, {}, ("context",), seed=3).eval()
+    looked_at: list[int] = []
+    (found,) = embed.embed_by_each(
+        FakeCutouts(), [network], CPU, 16, "fp32", lambda rows, images: looked_at.extend(rows.tolist())
+    )
+    assert looked_at == list(range(48))
+    assert "background" not in found

@@ -71,7 +71,7 @@ def test_numbers_are_worked_out(name, nodes, tasks, gpus, lr):
         assert state + held < 0.75 * 24e9
 
 
-@pytest.mark.parametrize(("name", "teraflop"), [("single_gpu", 0.317), ("perlmutter_4", 1.33), ("perlmutter_64", 4.76)])
+@pytest.mark.parametrize(("name", "teraflop"), [("single_gpu", 0.313), ("perlmutter_4", 1.31), ("perlmutter_64", 4.70)])
 def test_the_arithmetic_of_the_comments_is_the_codes(name, teraflop, request):
     config = composed(name)
     architecture = vit.architecture_of(config.model, config.views, kinds_of(config))
