@@ -28,6 +28,8 @@ TABLE_SHARE = 0.2
 # Share of the exposures that someone has labelled, where nobody says: 3,737 of DR11's 223,749 were reviewed.
 LABELLED_SHARE = 0.017
 PCA = 32  # where fit.pca is left to be chosen
+# How often fit compares the labelled CCDs with each other: to clean them, to score them, and without their own reasons.
+FIT_PASSES = 3
 # Full-size pictures of an exposure in the report (PNG and page), and a line of it in the page, bytes.
 PICTURES_BYTES, LINE_BYTES = 170e3, 500.0
 # Bands of a survey that have patterns of their own.
@@ -75,7 +77,7 @@ def work(config: Config, counts: Counts) -> dict[str, dict[str, float]]:
     megapixels = counts.ccds * rows * cols / 1e6
     references = counts.labelled * counts.ccds_per_exposure
     # Four blocks of at most pca components, compared with every reference, at CCD level.
-    comparisons = 2e-9 * counts.ccds * references * 4 * (config.fit.pca or PCA)
+    of_a_ccd = 2e-9 * references * 4 * (config.fit.pca or PCA)
     return {
         "simulate": {"Mpixel": megapixels, "CCD": counts.ccds},
         "manifest": {"CCD": counts.ccds},
@@ -83,8 +85,8 @@ def work(config: Config, counts: Counts) -> dict[str, dict[str, float]]:
         "calibrate": {"Mcell": 1e-6 * calibrated_ccds(config, counts) * math.prod(config.views.background)},
         "pretrain": {"image": training_images(config, counts), "GFLOP": training_gflop(config, counts)},
         "embed": {"GFLOP": embedding_gflop(config, counts), "CCD": counts.ccds},
-        "fit": {"CCD": references},
-        "classify": {"CCD": counts.ccds, "GFLOP": comparisons},
+        "fit": {"CCD": references, "GFLOP": FIT_PASSES * references * of_a_ccd},
+        "classify": {"CCD": counts.ccds, "GFLOP": counts.ccds * of_a_ccd},
         "evaluate": {"bootstrap": float(config.evaluate.bootstrap)},
         "report": {"exposure shown": float(min(config.report.exposures, counts.exposures))},
     }
