@@ -23,6 +23,8 @@ TOGETHER = ({"views", "mix", "crop_views", "defect_views"}, {"blur", "jitter"})
 
 
 def reference_of(name: str) -> str:
+    if name == "ablation_recipe":
+        return "ablation_crops_no_ibot"
     return "ablation_crops" if name.startswith("ablation_crops_") else "ablation"
 
 
