@@ -226,7 +226,7 @@ def configuration(arch: str, batch: int, device: str, precision: str, *, recipe:
     if not small:
         model = dataclasses.replace(model, patch_background=8, patch_focal_plane=16, layer_scale=1e-5)
         ssl = dataclasses.replace(
-            ssl, mix=[0.5, 1.0, 0.5, 0.25], prototypes=65536, head_hidden=2048, head_bottleneck=256, local_crops=8,
+            ssl, prototypes=65536, head_hidden=2048, head_bottleneck=256, local_crops=8,
             shared_head=False,
         )  # fmt: skip
         config = dataclasses.replace(config, model=model, views=DECAM)
