@@ -23,6 +23,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 LAUNCHER = "mpi"
+WORDS_S = 0.5  # for a launcher to carry a rank's last words to the console
 FIRST_NAP_S = 1e-4
 LONGEST_NAP_S = 5e-3
 _NOTHING_LEFT = -1
@@ -253,4 +254,6 @@ def _abort(ranks: Ranks, error: BaseException) -> None:
     if not ranks.is_first:  # only rank 0's log is on the console
         sys.stderr.write(f"rank {ranks.rank} of {ranks.world_size} failed and ends the job: {said}\n")
     sys.stderr.flush()
+    # Seen once on a busy machine (2026-11): mpiexec had heard of the end before it had carried the last line.
+    time.sleep(WORDS_S)
     MPI.COMM_WORLD.Abort(int(getattr(error, "exit_code", 1)))
