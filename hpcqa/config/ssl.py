@@ -61,7 +61,13 @@ class SslConfig:
     teacher_temperature: float = setting(0.04, "Teacher's temperature at the start.", low=0.001, high=10)
     teacher_temperature_end: float = setting(0.07, "Teacher's temperature after the warm-up.", low=0.001, high=10)
     centring: str = setting("sinkhorn", "How the teacher's targets are balanced.", choices=("sinkhorn", "softmax"))
-    prototypes: int = setting(512, "Prototypes of the DINO and iBOT heads.", low=2, high=1 << 20)
+    prototypes: int = setting(
+        64,
+        "Prototypes of the DINO and iBOT heads. Many times as many as the global crops of a step make balanced targets "
+        "alike.",
+        low=2,
+        high=1 << 20,
+    )
     head_hidden: int = setting(256, "Width of the heads.", low=1)
     head_bottleneck: int = setting(64, "Width of the heads' bottleneck.", low=1)
     shared_head: bool = setting(True, "One head for DINO and iBOT.")
