@@ -31,7 +31,7 @@ from hpcqa.config import Config
 from hpcqa.config.frozen import base_runs, load
 from hpcqa.pixels.dataset import ShardSet
 from hpcqa.qa import metrics
-from hpcqa.qa.blocks import EMBEDDINGS, NUMBERS, NumberScale, Raw
+from hpcqa.qa.blocks import EMBEDDINGS, NETWORK, NUMBERS, NumberScale, Raw
 from hpcqa.qa.embedded import Embedded, ExposureTable, read_scale
 from hpcqa.qa.evaluate import Truth, differences, figures, find_truth
 from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, recipe_of
@@ -43,7 +43,6 @@ from hpcqa.ssl.encode import POOLS, as_images, encode_with_answers
 from hpcqa.ssl.vit import VisionTransformer
 
 CCD_VIEWS = ("context", "background", "detail")
-NETWORK = (*EMBEDDINGS, "defects")
 SHOWN = (
     ("average_precision", "AP"),
     ("roc_area_few_ccds", "ROC area, 1 or 2 bad CCDs"),

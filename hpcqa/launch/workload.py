@@ -76,7 +76,7 @@ def work(config: Config, counts: Counts) -> dict[str, dict[str, float]]:
     rows, cols = instruments.get(config.instrument.name).shape
     megapixels = counts.ccds * rows * cols / 1e6
     references = counts.labelled * counts.ccds_per_exposure
-    # Four blocks of at most pca components, compared with every reference, at CCD level.
+    # Of each CCD four times pca components, about what its channels have together, against every reference.
     of_a_ccd = 2e-9 * references * 4 * (config.fit.pca or PCA)
     return {
         "simulate": {"Mpixel": megapixels, "CCD": counts.ccds},

@@ -25,6 +25,7 @@ CHANNELS: dict[str, tuple[str, ...]] = {
     "defects": ("defects",),
 }
 NUMBERS, EMBEDDINGS = ("numbers", "contrast"), ("maps", "context", "detail")
+NETWORK = (*EMBEDDINGS, "defects")  # all that a trained network says; an untrained one has learnt no defects
 EXPOSURE_BLOCKS: dict[str, tuple[str, ...]] = {"maps": ("focal_plane",), "defects": ("exposure_defects",)}
 # At most so many rows enter a PCA or a median; more change nothing that matters.
 FIT_ROWS = 20000

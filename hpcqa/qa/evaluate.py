@@ -22,7 +22,7 @@ from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.qa import classifier_file, metrics
-from hpcqa.qa.blocks import EMBEDDINGS, NUMBERS, NumberScale, Raw, thin
+from hpcqa.qa.blocks import EMBEDDINGS, NETWORK, NUMBERS, NumberScale, Raw, thin
 from hpcqa.qa.embedded import ExposureTable, embedding_paths, read_embeddings
 from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, fitted_recipe, read_examples
 from hpcqa.qa.known import Known
@@ -302,14 +302,14 @@ def by_reason(
 CONTROLS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("numbers", "the measured numbers alone", "embeddings", NUMBERS),
     ("untrained", "the untrained network alone", "embeddings-untrained", EMBEDDINGS),
-    ("network", "the trained network alone", "embeddings", (*EMBEDDINGS, "defects")),
+    ("network", "the trained network alone", "embeddings", NETWORK),
     (
         "numbers+untrained",
         "numbers and the untrained network",
         "embeddings-untrained",
         (*NUMBERS, *EMBEDDINGS),
     ),
-    ("numbers+network", "numbers and the trained network", "embeddings", (*NUMBERS, *EMBEDDINGS, "defects")),
+    ("numbers+network", "numbers and the trained network", "embeddings", (*NUMBERS, *NETWORK)),
 )
 
 

@@ -16,7 +16,7 @@ import torch
 from hpcqa.artifacts import catalog, store
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.config import Config
-from hpcqa.qa.blocks import EMBEDDINGS, NumberScale, Raw, thin
+from hpcqa.qa.blocks import NETWORK, NumberScale, Raw, thin
 from hpcqa.qa.embedded import CCD_BLOCKS, EXPOSURE_BLOCKS, Embedded, ExposureTable, read_scale
 from hpcqa.qa.fit import MANIFEST_COLUMNS, fit_labels, recipe_of
 from hpcqa.qa.known import Known, as_examples
@@ -28,7 +28,6 @@ from hpcqa.ssl.vit import VisionTransformer
 
 logger = logging.getLogger(__name__)
 MOST_EXPOSURES = 400  # labelled exposures that are looked at; more cost time and change little
-NETWORK = (*EMBEDDINGS, "defects")
 BATCH = 64
 
 

@@ -42,7 +42,8 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     if not shards:
         raise DataError(f"{folder.output('shards')}: holds no shards; run `hpcqa shard run={folder.path}` first.")
     calibration = folder.need("calibration", "calibrate")
-    watch = Watch(shards)
+    # Every rank watches a share: thousands of files looked at by each of hundreds are a storm on a file system.
+    watch = Watch(shards[ranks.rank :: ranks.world_size])
     cutouts = ShardSet(shards, calibration, config)
     parents = {folder.relative(path): content for path, content in zip(shards, cutouts.contents, strict=True)}
     parents |= store.digests(folder, [calibration])

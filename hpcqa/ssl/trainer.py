@@ -190,7 +190,7 @@ class Trainer:
             DataError: one is gone or was written to.
         """
         if self.watch is not None:
-            problem = self.world.said(self.watch.problem(self.world.rank, self.world.size))
+            problem = self.world.said(self.watch.problem())
             if problem:
                 raise self._unreadable(step, problem)
 

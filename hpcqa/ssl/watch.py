@@ -19,11 +19,9 @@ class Watch:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._found = dict(zip(paths, _states(paths), strict=True))
 
-    def problem(self, rank: int = 0, world_size: int = 1) -> str:
-        """What has happened to the first file that is not as it was, among a rank's share of them; empty if none."""
-        mine = list(self._found)[rank::world_size]
-        for path, now in zip(mine, _states(mine), strict=True):
-            before = self._found[path]
+    def problem(self) -> str:
+        """What has happened to the first file that is not as it was; empty if none."""
+        for (path, before), now in zip(self._found.items(), _states(list(self._found)), strict=True):
             if now is None:
                 return f"{path}: is gone or cannot be looked at; it was there when training began."
             if before is not None and now[0] != before[0]:
