@@ -142,10 +142,6 @@ class ArrayWriter:
         if self._disk.error is not None:
             raise self._disk.error
 
-    def attribute(self, name: str, value: Any) -> None:
-        """Set an attribute of the file (JSON for anything but arrays, numbers and text)."""
-        self._attributes[name] = value
-
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
             if kind is None:

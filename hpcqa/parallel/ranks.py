@@ -39,10 +39,6 @@ class Launcher:
     local_rank: str
     local_world_size: str
 
-    @property
-    def variables(self) -> tuple[str, str, str, str]:
-        return (self.rank, self.world_size, self.local_rank, self.local_world_size)
-
 
 # In order of precedence: what was started last knows best, so torchrun or mpiexec inside a Slurm step come before the
 # step. SLURM_PROCID alone is set in a batch script too; only a step sets SLURM_STEP_NUM_TASKS.

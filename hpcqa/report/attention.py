@@ -14,7 +14,7 @@ from hpcqa.artifacts.catalog import ATTENTION
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.artifacts.store import open_arrays
 from hpcqa.errors import DataError
-from hpcqa.report import figures
+from hpcqa.report import indexed
 from hpcqa.report.charts import Chart
 from hpcqa.report.pictures import enlarge
 
@@ -70,8 +70,8 @@ def _figure(found: Mapping[str, np.ndarray], place: int, images: Path) -> str:
         weights = enlarge(found[f"{view}_attention"][place].mean(0), patch * scale)
         file = f"attention-{place}-{view}"
         sources = (
-            (f"{file}.png", figures.grey(enlarge(seen, scale)), f"{words} of exposure {name}"),
-            (f"{file}-weights.png", figures.heat(weights), f"attention on {words} of exposure {name}"),
+            (f"{file}.png", indexed.grey(enlarge(seen, scale)), f"{words} of exposure {name}"),
+            (f"{file}-weights.png", indexed.heat(weights), f"attention on {words} of exposure {name}"),
         )
         columns.append("".join(_image(images / source, picture, alt) for source, picture, alt in sources))
     if not columns:
@@ -82,8 +82,8 @@ def _figure(found: Mapping[str, np.ndarray], place: int, images: Path) -> str:
     return f'<figure><div class="views">{held}</div><figcaption>{caption}</figcaption></figure>'
 
 
-def _image(path: Path, picture: figures.Indexed, alt: str) -> str:
-    path.write_bytes(figures.png(picture))
+def _image(path: Path, picture: indexed.Indexed, alt: str) -> str:
+    path.write_bytes(indexed.png(picture))
     rows, columns = picture.pixels.shape
     source = html.escape(f"images/{path.name}", quote=True)
     return (

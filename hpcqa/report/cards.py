@@ -14,7 +14,7 @@ import numpy as np
 from hpcqa.errors import DataError
 from hpcqa.instruments import for_camera
 from hpcqa.instruments.base import Instrument
-from hpcqa.report import figures
+from hpcqa.report import figures, indexed
 from hpcqa.report.choose import Choice
 from hpcqa.report.collect import Collected, Columns
 from hpcqa.report.pictures import Mosaic, Place, enlarge, mosaic, upright
@@ -172,7 +172,7 @@ def _planes(
     return (
         _plane(
             f"{seen.expnum}-context.png",
-            figures.grey(context.pixels, context.covered),
+            indexed.grey(context.pixels, context.covered),
             context,
             f"Focal plane of exposure {seen.expnum}, sky-subtracted and stretched",
             "All CCDs, sky-subtracted and stretched; the worst are outlined",
@@ -181,7 +181,7 @@ def _planes(
         ),
         _plane(
             f"{seen.expnum}-background.png",
-            figures.diverging(background.pixels, background.covered, reach=BACKGROUND_REACH),
+            indexed.diverging(background.pixels, background.covered, reach=BACKGROUND_REACH),
             background,
             f"Background of exposure {seen.expnum} without stars, against the usual pattern",
             "Background without stars: red above, blue below the usual pattern",
@@ -192,14 +192,14 @@ def _planes(
 
 def _plane(
     name: str,
-    picture: figures.Indexed,
+    picture: indexed.Indexed,
     plane: Mosaic,
     alt: str,
     caption: str,
     images: Path,
     boxes: tuple[Place, ...] = (),
 ) -> Picture:
-    (images / name).write_bytes(figures.png(picture))
+    (images / name).write_bytes(indexed.png(picture))
     rows, columns = plane.pixels.shape
     return Picture(f"images/{name}", alt, caption, columns, rows, boxes)
 
@@ -215,16 +215,16 @@ def _stamps(
         name = names.get(number, str(number))
         whole = upright(seen.context[number], instrument)
         pixels = upright(_alike(seen.background, seen.context)[number], instrument)
-        background = figures.diverging(pixels, np.isfinite(pixels), reach=BACKGROUND_REACH)
+        background = indexed.diverging(pixels, np.isfinite(pixels), reach=BACKGROUND_REACH)
         views = (
-            ("context", whole, figures.grey(whole), "the whole CCD"),
+            ("context", whole, indexed.grey(whole), "the whole CCD"),
             ("background", pixels, background, "its background against the usual"),
-            ("detail", seen.detail[number], figures.grey(seen.detail[number]), "stars and sky at full resolution"),
+            ("detail", seen.detail[number], indexed.grey(seen.detail[number]), "stars and sky at full resolution"),
         )
         pictures = []
         for view, pixels, drawn, words in views:
             file = f"{seen.expnum}-{number}-{view}.png"
-            (images / file).write_bytes(figures.png(drawn))
+            (images / file).write_bytes(indexed.png(drawn))
             alt = f"CCD {name} of exposure {seen.expnum}: {words}"
             pictures.append(Picture(f"images/{file}", alt, words, pixels.shape[1], pixels.shape[0]))
         found.append(Stamp(name, p_bad, tuple(pictures)))
@@ -248,14 +248,17 @@ def sheet(seen: ExposureViews, instrument: Instrument, lines: Sequence[str], str
         if place.ccdnum not in seen.context
     )
     panels = [
-        figures.Panel("context: whole CCDs, sky-subtracted", figures.grey(context.pixels, context.covered), missing),
+        figures.Panel(
+            "context: whole CCDs, sky-subtracted", indexed.grey(context.pixels, context.covered).rgba(), missing
+        ),
         figures.Panel(
             "background: without stars, against the usual pattern",
-            figures.diverging(background.pixels, background.covered, reach=BACKGROUND_REACH),
+            indexed.diverging(background.pixels, background.covered, reach=BACKGROUND_REACH).rgba(),
         ),
-        figures.Panel("detail: stars and sky at full resolution", figures.grey(_tiled(seen.detail))),
+        figures.Panel("detail: stars and sky at full resolution", indexed.grey(_tiled(seen.detail)).rgba()),
         figures.Panel(
-            "focal plane, as one image", figures.diverging(enlarge(seen.focal_plane, 4), reach=BACKGROUND_REACH)
+            "focal plane, as one image",
+            indexed.diverging(enlarge(seen.focal_plane, 4), reach=BACKGROUND_REACH).rgba(),
         ),
     ]
     figures.sheet(stream, f"Exposure {seen.expnum} as the network sees it", lines, panels)

@@ -1,4 +1,4 @@
-"""Figures of the report, and its pictures as PNG; the only user of matplotlib.
+"""Figures of the report; the only user of matplotlib.
 
 Plots are SVG text to be put inside a page: their colours are the page's CSS variables, so that they follow its light or
 dark theme, and their text stays text. Every function is pure: arrays in, markup out.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import html
 import io
 import re
-import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,86 +304,18 @@ def histogram(
     return _draw(name, alt, (4.6, 3.5), paint)
 
 
-# Pictures -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Indexed:
-    """A picture whose pixels are places in a palette: uint8 (rows, columns); RGBA uint8 (colours, 4)."""
-
-    pixels: np.ndarray
-    palette: np.ndarray
-
-    def rgba(self) -> np.ndarray:
-        """uint8 (rows, columns, 4)."""
-        colours: np.ndarray = self.palette[self.pixels]
-        return colours
-
-
-# The first two places of every palette: nothing there, and something that has no value.
-NOTHING, MISSING = (0, 0, 0, 0), (128, 128, 128, 70)
-LEVELS = 96
-
-
-def grey(image: np.ndarray, covered: np.ndarray | None = None) -> Indexed:
-    """A stretched image, sky dark; its 1st and 99.7th percentiles are black and white.
-
-    Args:
-        image: (rows, columns); NaN where there is no value.
-        covered: False where there is not even a CCD.
-    """
-    finite = image[np.isfinite(image)]
-    low, high = np.percentile(finite, (1, 99.7)) if finite.size else (0.0, 1.0)
-    return _indexed(image, float(low), max(float(high), float(low) + 1e-3), "gray", covered)
-
-
-def diverging(image: np.ndarray, covered: np.ndarray | None = None, *, reach: float = 3.0) -> Indexed:
-    """A map around zero: blue below, red above, white at zero; arguments as in `grey`."""
-    return _indexed(image, -reach, reach, "RdBu_r", covered)
-
-
-def heat(image: np.ndarray) -> Indexed:
-    """Amounts (rows, columns), dark for none; bright for the largest but a few, so that one does not outshine all."""
-    return _indexed(image, 0.0, max(float(np.percentile(image, 99.5)), 1e-9), "magma", None)
-
-
-def _indexed(image: np.ndarray, low: float, high: float, table: str, covered: np.ndarray | None) -> Indexed:
-    finite = np.isfinite(image)
-    scaled = np.clip((np.where(finite, image, low).astype(np.float32) - low) / (high - low), 0, 1)
-    pixels = (2 + np.round(scaled * (LEVELS - 1))).astype(np.uint8)
-    pixels[~finite] = 1
-    if covered is not None:
-        pixels[~covered] = 0
-    colours = matplotlib.colormaps[table](np.linspace(0, 1, LEVELS), bytes=True)
-    return Indexed(pixels, np.vstack([NOTHING, MISSING, colours]).astype(np.uint8))
-
-
-def png(picture: Indexed) -> bytes:
-    """The bytes of a palette PNG, a quarter of what matplotlib writes (PNG specification, third edition, W3C 2025)."""
-    rows, columns = picture.pixels.shape
-    lines = np.zeros((rows, columns + 1), np.uint8)  # each line begins with its filter: none
-    lines[:, 1:] = picture.pixels
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        (
-            _chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)),
-            _chunk(b"PLTE", picture.palette[:, :3].tobytes()),
-            _chunk(b"tRNS", picture.palette[:, 3].tobytes()),
-            _chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)),
-            _chunk(b"IEND", b""),
-        )
-    )
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+def colour_map(name: str, levels: int) -> np.ndarray:
+    """RGBA colours of one of matplotlib's maps, from its low end to its high one: uint8 (levels, 4)."""
+    colours: np.ndarray = matplotlib.colormaps[name](np.linspace(0, 1, levels), bytes=True)
+    return colours
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a sheet with its title and, where told, boxes (x, y, width, height, text) in its pixels."""
+    """One picture of a sheet, uint8 (rows, columns, 4), and boxes (x, y, width, height, text) in its pixels."""
 
     title: str
-    picture: Indexed
+    rgba: np.ndarray
     boxes: tuple[tuple[float, float, float, float, str], ...] = ()
 
 
@@ -397,7 +327,7 @@ def sheet(stream: Path | BinaryIO, title: str, lines: Sequence[str], panels: Seq
     figure.suptitle(title, x=0.01, ha="left", fontsize=17, fontweight="bold")
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, number + 1)
-        axes.imshow(panel.picture.rgba(), interpolation="nearest", origin="upper")
+        axes.imshow(panel.rgba, interpolation="nearest", origin="upper")
         axes.set_title(panel.title, loc="left", fontsize=12)
         axes.set_axis_off()
         for x, y, width, height, text in panel.boxes:

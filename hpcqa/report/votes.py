@@ -41,11 +41,6 @@ class Reviewer:
     bad: int
     unsure: int
 
-    @property
-    def abstention(self) -> float:
-        """Share of the votes that are unsure; 0 without votes."""
-        return self.unsure / self.votes if self.votes else 0.0
-
 
 @dataclass(frozen=True)
 class Agreement:
@@ -164,14 +159,3 @@ def tally_text(tally: Tally) -> str:
     shown = ", ".join(str(expnum) if ccdnum == WHOLE else f"{expnum}-{ccdnum}" for expnum, ccdnum in tally.disputed)
     lines.append(f"disputed: {shown or 'none'}; agreed: {len(tally.consensus)}")
     return "\n".join(lines)
-
-
-def write_votes(votes: Sequence[Vote]) -> str:
-    """The CSV of some votes, as the page writes it."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for vote in votes:
-        ccdnum = "" if vote.ccdnum == WHOLE else vote.ccdnum
-        writer.writerow((vote.expnum, ccdnum, vote.verdict, "|".join(vote.reasons), "", vote.comment))
-    return stream.getvalue()

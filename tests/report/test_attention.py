@@ -4,7 +4,7 @@ from hpcqa.artifacts.catalog import ATTENTION
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.artifacts.schema import Provenance
 from hpcqa.artifacts.store import write_arrays
-from hpcqa.report import attention, figures
+from hpcqa.report import attention, indexed
 
 
 def leave(path, views=("context", "detail"), odds=(3.0, -1.0)):
@@ -51,8 +51,8 @@ def test_heat_is_bright_where_there_is_most():
     weights = np.zeros((16, 16))
     weights[3, 4] = 1
     weights[5] = 0.5
-    picture = figures.heat(weights)
+    picture = indexed.heat(weights)
     light = picture.rgba()[..., :3].astype(int).sum(-1)
     assert light[3, 4] == light.max()
     assert light[0, 0] == light.min()
-    assert figures.heat(np.zeros((4, 4))).pixels.shape == (4, 4)
+    assert indexed.heat(np.zeros((4, 4))).pixels.shape == (4, 4)
