@@ -66,7 +66,7 @@ class Tracker:
 
     def __init__(self, title: str, *, total: int, unit: str, shown: bool = True) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self._shown, self._done = shown, 0
+        self._shown, self._done, self._told = shown, 0, 0
         self._bar: Progress | None = None
         self._started = self._last = time.monotonic()
 
@@ -96,16 +96,34 @@ class Tracker:
 
     def _line(self) -> None:
         passed = time.monotonic() - self._started
-        rate = self._done / passed if passed > 0 else 0.0
-        left = (self.total - self._done) / rate if rate > 0 else math.inf
-        ending = f", {left:.0f} s left" if math.isfinite(left) and left > 0 else ""
-        logger.info("%s: %d of %d %s, %.3g/s%s", self.title, self._done, self.total, self.unit, rate, ending)
+        self._told = self._done
+        left = (self.total - self._done) * passed / self._done if self._done else 0.0
+        ending = f", {_duration(left)} left" if left > 0 else ""
+        logger.info("%s: %d of %d %s, %s%s", self.title, self._done, self.total, self.unit, self._pace(passed), ending)
+
+    def _pace(self, passed: float) -> str:
+        """Pieces a second, or how long each takes where that is longer."""
+        if self._done > passed > 0:
+            return f"{self._done / passed:.3g}/s"
+        return f"{_duration(passed / self._done)} each" if self._done else f"none yet after {_duration(passed)}"
 
     def __exit__(self, kind: Any, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._shown and kind is None and self.total:
+        elif self._shown and kind is None and self.total and (self._told < self._done or not self._done):
             self._line()
+
+
+def _duration(seconds: float) -> str:
+    """In the largest units that say something: 0.12 s, 45 s, 3 min 20 s, 5 h 12 min, 2 d 3 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def track(items: Iterable[T], title: str, *, total: int, unit: str, shown: bool = True) -> Iterator[T]:
