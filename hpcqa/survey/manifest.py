@@ -334,6 +334,7 @@ def write_labels(config: Config, folder: RunFolder, artifact: str, patterns: Seq
         return
     readings = labels.read_lists(patterns, _namer(config, folder))
     statements = [statement for reading in readings for statement in reading.statements]
+    labels.report_conflicts(statements)
     if not statements:
         logger.warning("No labels: classification needs some; name lists in survey.labels.")
     write_table(path, LABELS, labels.to_columns(statements), Provenance(digest, parents, config.instrument.name))
