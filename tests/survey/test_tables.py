@@ -295,3 +295,45 @@ def test_real_tables_of_every_generation(shared_data):
     assert set(rows.text["band"].words) == {"g", "r", "z"}
     assert (rows.numbers["image_hdu"] == 1).all()
     assert np.isfinite(rows.numbers["zpt"]).all()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", " "])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_tables_of_text(tmp_path, delimiter, is_packed):
+    columns = table_columns(plver=["V4.8.2a, new"] * 4, plprocid=["98e7001"] * 4, ccdnum=[4, "", 5, "nan"])
+    table = Table(columns)
+    path = tmp_path / "t.csv"
+    table.write(path, format="ascii.csv", delimiter=delimiter)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"expnum", b"EXPNUM"))
+    if is_packed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    rows = read_tables([path])
+    reference = read_tables([write_fits(tmp_path / "t.fits", table_columns())])
+    for name, values in rows.numbers.items():
+        np.testing.assert_array_equal(values, [4, -1, 5, -1] if name == "ccdnum" else reference.numbers[name])
+    assert rows.text["ccdname"].expand().tolist() == columns["ccdname"]
+    assert rows.text["plver"].words == ("V4.8.2a, new",)
+    assert rows.text["plprocid"].words == ("98e7001",)
+
+
+def test_ecsv_with_units_and_missing_cells(tmp_path):
+    table = Table(table_columns(exptime=[1.5] * 4, fwhm=[1.0, 2.0, 3.0, 4.0]), masked=True)
+    table["exptime"].unit = "min"
+    table["fwhm"].mask = [False, True, False, False]
+    table.write(tmp_path / "t.ecsv")
+    rows = read_tables([tmp_path / "t.ecsv"])
+    assert rows.numbers["exptime"].tolist() == [90.0] * 4
+    np.testing.assert_array_equal(rows.numbers["fwhm"], [1.0, np.nan, 3.0, 4.0])
+
+
+def test_a_table_of_text_with_rows_of_other_lengths_stops(tmp_path):
+    (tmp_path / "t.csv").write_text(
+        "expnum,image_filename,filter,mjd_obs,ccdname\n1001,a.fits,r,60000,N1\n1002,b.fits\n"
+    )
+    with pytest.raises(DataError, match=r"t\.csv: does not read as a table \(.*Expected 5 columns, got 2"):
+        read_tables([tmp_path / "t.csv"])
+
+
+def test_julian_dates_become_modified_ones(tmp_path):
+    path = write_fits(tmp_path / "t.fits", table_columns(mjd_obs=[2460683.75, 60683.25, 0.0, float("nan")]))
+    np.testing.assert_array_equal(read_tables([path]).numbers["mjd_obs"], [60683.25, 60683.25, 0.0, np.nan])
