@@ -86,7 +86,7 @@ def compose(overrides: Sequence[str]) -> Config:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
             return to_config(hydra_compose("config", overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_sentence(error)) from None
+        raise _ours(error) from None
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -122,7 +122,7 @@ _NO_MERGE = re.compile(r"Error merging override (.*)$")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
-def _one_sentence(error: Exception) -> str:
+def _one_sentence(error: BaseException) -> str:
     first = str(error).splitlines()[0] if str(error) else ""
     if choice := _NO_CHOICE.search(first):
         return _no_choice(choice[1], choice[2], str(error))
@@ -132,6 +132,16 @@ def _one_sentence(error: Exception) -> str:
     keys = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
     text = lines[0] if lines else type(error).__name__
     return f"{keys[0]}: {text}." if keys and keys[0] not in text else f"{text.rstrip('.')}."
+
+
+def _ours(error: BaseException) -> BaseException:
+    """Hydra's complaint in our words; or what a person pressed, which Hydra takes for an error of the configuration."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return KeyboardInterrupt()
+        cause = cause.__cause__ or cause.__context__
+    return ConfigError(_one_sentence(error))
 
 
 def _no_choice(group: str, found: str, said: str) -> str:
@@ -172,6 +182,28 @@ def check_keys(overrides: Sequence[str]) -> None:
         near = difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`hpcqa STAGE --help` lists them all."
         raise ConfigError(f"{key}: no such setting; {hint}")
+
+
+def in_quotes(overrides: Sequence[str]) -> list[str]:
+    """The overrides, with paths in quotes where Hydra's grammar needs them: it takes neither run=é nor run=a=b."""
+    paths = {leaf.name for leaf in leaves(Config()) if leaf.setting.path}
+    return [_quoted(item) if override_key(item) in paths and not _parses(item) else item for item in overrides]
+
+
+def _quoted(override: str) -> str:
+    key, _, value = override.partition("=")
+    if not (value.startswith("[") and value.endswith("]")):
+        return f"{key}={json.dumps(value, ensure_ascii=False)}"
+    items = [item.strip().strip("'\"") for item in value[1:-1].split(",")]
+    return f"{key}={json.dumps(items, ensure_ascii=False)}"
+
+
+def _parses(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
 
 
 def check_grammar(overrides: Sequence[str]) -> None:
@@ -319,7 +351,7 @@ def through_hydra(task: Callable[[Config, list[str]], float | None]) -> None:
     try:
         hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_sentence(error)) from None
+        raise _ours(error) from None
 
 
 def sweeper() -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from hpcqa import compose
 from hpcqa.config import Config
@@ -61,6 +62,32 @@ def test_a_wrong_override_is_one_sentence(override, said):
         compose.compose([override])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["plain", "é ü", "a=b", "(x)", "per%cent", "a'b", "日本"])
+def test_any_path_may_be_typed_without_quotes(tmp_path, name):
+    overrides = compose.remembered(compose.in_quotes([f"run={name}", "fit.k=7"]))
+    compose.freeze(compose.compose(overrides), overrides)
+    again = compose.compose(compose.remembered(compose.in_quotes([f"run={tmp_path}/{name}"])))
+    assert (again.run, again.fit.k) == (f"{tmp_path}/{name}", 7)
+
+
+def test_lists_of_paths_may_be_typed_without_quotes(tmp_path):
+    words = compose.in_quotes(["survey.labels=[é/a.txt, b=c/*.csv]", "survey.tables=[t.fits]"])
+    assert words[1] == "survey.tables=[t.fits]"
+    assert compose.compose(words).survey.labels == [str(tmp_path / "é/a.txt"), str(tmp_path / "b=c/*.csv")]
+
+
+def test_an_interruption_is_no_mistake_of_the_configuration(monkeypatch):
+    def interrupted(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ConfigCompositionException
+
+    monkeypatch.setattr(compose, "hydra_compose", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compose.compose([])
 
 
 def test_a_run_folder_remembers_its_overrides(tmp_path):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hpcqa.config import ModelConfig, ViewsConfig
-from hpcqa.errors import DataError
+from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.ssl import weights
 from hpcqa.ssl.vit import Architecture, Stem, VisionTransformer, from_architecture, stem_shapes
 
@@ -68,7 +68,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
     Raises:
         DataError: missing, no weights, or a pickle of something else.
+        EnvironmentProblem: it may not be read.
     """
+    start = b""
     try:
         with path.open("rb") as file:
             start = file.read(512)
@@ -83,6 +85,8 @@ def read_file(path: Path) -> dict[str, Tensor]:
                 state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path}: not found; give a .pth or .safetensors file of DINOv2 weights.") from None
+    except PermissionError:
+        raise EnvironmentProblem(f"{path}: permission denied; make the file readable.") from None
     except IsADirectoryError:
         raise DataError(f"{path}: a folder; name the file of weights in it (or its .index.json).") from None
     except UNREADABLE as error:

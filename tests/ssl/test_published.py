@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from hpcqa.config import ModelConfig, ViewsConfig
-from hpcqa.errors import DataError
+from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.ssl import published, vit, weights
 from tests.ssl.reference import hugging_face
 from tests.ssl.test_vit import BASE
@@ -292,3 +292,12 @@ def test_the_file_is_readable_like_any_other(tmp_path):
     weights.save_backbone(path, vit.build(MODEL, VIEWS), {})
     plain.write_text("")
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_file_that_may_not_be_read_is_the_machines_fault(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(type(tmp_path), "open", refused)
+    with pytest.raises(EnvironmentProblem, match=r"x\.pth: permission denied"):
+        published.read_file(tmp_path / "x.pth")
