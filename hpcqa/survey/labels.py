@@ -87,8 +87,6 @@ def read_list(path: Path, namer: CcdNamer) -> Reading | None:
         names, rows = sheets.read_fits(path)
         return _read_rows(sheets.kind_of(names), rows, path, namer)
     lines = read_lines(path)
-    if all(line.lstrip().startswith("#") for line in lines if line.strip()):
-        return lists.parse_bad_expid(lines, path, namer)  # nothing but comments: a list of none
     kind = detect(lines)
     if kind in ("own", "review", "table"):
         header = sheets.find_header(_without_ecsv(lines))
@@ -102,7 +100,8 @@ def read_list(path: Path, namer: CcdNamer) -> Reading | None:
         return lists.parse_problems(lines, path)
     if kind == "wcs":
         return lists.parse_failed_wcs(lines, path)
-    return lists.parse_bad_expid(lines, path, namer) if kind == "bad_expid" else None
+    is_empty = all(line.lstrip().startswith("#") for line in lines if line.strip())
+    return lists.parse_bad_expid(lines, path, namer) if kind == "bad_expid" or is_empty else None
 
 
 def _read_rows(kind: str, rows: Sequence[sheets.Row], path: Path, namer: CcdNamer) -> Reading | None:
@@ -226,8 +225,6 @@ def report(reading: Reading) -> None:
         bad,
         num,
     )
-    if not reading.statements:
-        logger.warning("%s: no label comes from this list.", reading.path)
     for cause, numbers in reading.left_out.items():
         shown = ", ".join(str(number) for number in numbers[:5]) + (", ..." if len(numbers) > 5 else "")
         logger.log(
