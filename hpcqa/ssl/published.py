@@ -295,7 +295,7 @@ def import_weights(
         network, card = weights.load_backbone(source)
         return weights.save_backbone(output, network, card)
     official = to_official(read_file(source))
-    _refuse_non_finite(official, source)
+    weights.refuse_non_finite(official, source)
     found = infer(official, source)
     if found["in_channels"] == 3 and model.in_channels == 1:
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if normalised else (None, None)
@@ -319,14 +319,6 @@ def import_weights(
         "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "folded": normalised},
     }  # fmt: skip
     return weights.save_backbone(output, network, card)
-
-
-def _refuse_non_finite(official: Mapping[str, Tensor], path: Path) -> None:
-    """DataError if a weight is NaN or infinite: every embedding would be NaN."""
-    for name, tensor in official.items():
-        num = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
-        if num:
-            raise DataError(f"{path}: {num} of {tensor.numel()} values of {name} are not finite; fetch the file again.")
 
 
 def _is_own(source: Path) -> bool:

@@ -280,6 +280,16 @@ def test_cards_are_checked(tmp_path):
         weights.initialise(other, path)
 
 
+def test_a_backbone_that_is_not_finite_is_refused(tmp_path):
+    model = vit.build(MODEL, VIEWS)
+    with torch.no_grad():
+        model.norm.bias[1] = torch.nan
+    weights.save_backbone(tmp_path / "x.safetensors", model, {})
+    for use in (weights.load_backbone, lambda path: weights.initialise(vit.build(MODEL, VIEWS), path)):
+        with pytest.raises(DataError, match=r"x\.safetensors: 1 of \d+ values of norm\.bias are not finite"):
+            use(tmp_path / "x.safetensors")
+
+
 def test_the_digest_sees_every_byte():
     state = {"a": torch.zeros(3), "b": torch.ones(2)}
     changed = {"a": torch.zeros(3), "b": torch.from_numpy(np.nextafter(np.ones(2, np.float32), np.float32(2)))}
