@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hpcqa.errors import ConfigError, DataError
@@ -314,6 +315,12 @@ def _text_blocks(path: Path, stream: Any, start: bytes) -> Iterator[dict[str, np
 def _from_arrow(column: Any) -> np.ndarray | Coded:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.large_string())
+    elif pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
+    elif pa.types.is_duration(column.type):
+        column = pc.divide(column.cast(pa.duration("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
     kind = column.type
     if any(test(kind) for test in _BYTES):
         column = column.cast(pa.large_binary())

@@ -23,8 +23,9 @@ _UNIT = re.compile(r"^#\s*-\s*\{.*?\bname:\s*'?([^,}']+?)'?\s*,.*?\bunit:\s*'?([
 
 @dataclass(frozen=True)
 class TextHeader:
-    """Where the rows begin, how cells are cut, and what the columns are called; `units` by name."""
+    """How the text is written, where its rows begin, how cells are cut, and the columns' names; `units` by name."""
 
+    encoding: str
     first_row: int
     delimiter: str
     names: tuple[str, ...]
@@ -36,12 +37,8 @@ def find_header(start: bytes, column: str) -> TextHeader | None:
 
     Lines that begin with # stand before it; it may begin with # itself.
     """
-    try:
-        text = start.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if error.end < len(start) - 4:  # else a character is cut at the end of what was looked at
-            return None
-        text = start[: error.start].decode("utf-8-sig")
+    encoding = _encoding(start)
+    text = start.decode(encoding, errors="ignore")  # a character may be cut at the end of what was looked at
     units: dict[str, str] = {}
     for place, line in enumerate(io.StringIO(text)):
         if found := _UNIT.match(line):
@@ -50,10 +47,21 @@ def find_header(start: bytes, column: str) -> TextHeader | None:
             cells = next(csv.reader([line.lstrip("# ").rstrip()], delimiter=delimiter, skipinitialspace=True), [])
             names = tuple(cell.strip() for cell in cells)
             if column in (name.lower() for name in names) and len(names) > 1:
-                return TextHeader(place + 1, delimiter, names, units)
+                return TextHeader(encoding, place + 1, delimiter, names, units)
         if line.strip() and not line.startswith("#"):
             return None
     return None
+
+
+def _encoding(start: bytes) -> str:
+    """UTF-16 as Excel writes it, UTF-8, or Latin-1, which any bytes are."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    try:
+        start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return "utf-8-sig" if error.end >= len(start) - 4 else "latin-1"
+    return "utf-8-sig"
 
 
 def read(path: Path, stream: Any, header: TextHeader, columns: Sequence[int], text: Iterable[int]) -> pa.Table:
@@ -66,7 +74,9 @@ def read(path: Path, stream: Any, header: TextHeader, columns: Sequence[int], te
     try:
         return pacsv.read_csv(
             stream,
-            read_options=pacsv.ReadOptions(column_names=names, skip_rows=header.first_row),
+            read_options=pacsv.ReadOptions(
+                column_names=names, skip_rows=header.first_row, encoding=header.encoding.removesuffix("-sig")
+            ),
             parse_options=pacsv.ParseOptions(delimiter=header.delimiter),
             convert_options=pacsv.ConvertOptions(
                 include_columns=[names[place] for place in columns],

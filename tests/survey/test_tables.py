@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -332,6 +333,29 @@ def test_a_table_of_text_with_rows_of_other_lengths_stops(tmp_path):
     )
     with pytest.raises(DataError, match=r"t\.csv: does not read as a table \(.*Expected 5 columns, got 2"):
         read_tables([tmp_path / "t.csv"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+def test_tables_of_text_in_any_encoding(tmp_path, encoding):
+    Table(table_columns(object=["Señor"] * 4)).write(tmp_path / "a.csv", format="ascii.csv")
+    text = (tmp_path / "a.csv").read_text(encoding="utf-8")
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    assert read_tables([tmp_path / "t.csv"]).text["object"].words == ("Señor",)
+
+
+def test_parquet_columns_of_nothing_decimals_and_durations(tmp_path):
+    columns = table_columns() | {
+        "expnum": pa.array([Decimal(1001), Decimal(1001), None, Decimal(1002)], pa.decimal128(20)),
+        "exptime": [dt.timedelta(seconds=90)] * 4,
+        "plver": pa.nulls(4),
+        "fwhm": pa.nulls(4),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    rows = read_tables([tmp_path / "t.parquet"])
+    assert rows.numbers["expnum"].tolist() == [1001, 1001, 0, 1002]
+    assert rows.numbers["exptime"].tolist() == [90.0] * 4
+    assert rows.text["plver"].words == ("",)
+    assert np.isnan(rows.numbers["fwhm"]).all()
 
 
 def test_julian_dates_become_modified_ones(tmp_path):
