@@ -118,16 +118,30 @@ def _our_name(cell: str, *, aliases: bool) -> str:
 
 
 def _cut(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows of cells, each with the number of its last line; quoted cells may hold line ends."""
-    reader = csv.reader(
-        (line.strip(" ").replace("\0", "") + "\n" for line in lines), delimiter=delimiter, skipinitialspace=True
-    )
-    try:
-        for cells in reader:
-            yield reader.line_num, [cell.strip() for cell in cells]
-    except csv.Error:
-        # A field beyond csv's limit: what was read so far stands, and the rest is reported by its absence.
-        return
+    """Rows of cells, each with the number of its last line; quoted cells may hold line ends.
+
+    A quote that nobody closes is a character like any other: else it would swallow all the rows below it.
+    """
+    clean = [line.strip(" ").replace("\0", "") + "\n" for line in lines]
+    start = 0
+    while start < len(clean):
+        reader = csv.reader(clean[start:], delimiter=delimiter, skipinitialspace=True)
+        before = start
+        try:
+            for cells in reader:
+                after = start + reader.line_num
+                if after - before > 1 and after == len(clean) and sum(line.count('"') for line in clean[before:]) % 2:
+                    break
+                yield after, [cell.strip() for cell in cells]
+                before = after
+        except csv.Error:  # a cell beyond csv's limit
+            pass
+        if before < len(clean):
+            cells = next(
+                csv.reader([clean[before]], delimiter=delimiter, quoting=csv.QUOTE_NONE, skipinitialspace=True)
+            )
+            yield before + 1, [cell.strip() for cell in cells]
+        start = before + 1
 
 
 def records(lines: Sequence[str], header: Header) -> list[Row]:

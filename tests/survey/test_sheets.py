@@ -140,6 +140,16 @@ def test_cells_may_hold_line_ends_and_the_key_and_verdict_other_names():
     ]
 
 
+@pytest.mark.parametrize("rows", [3, 20_000])
+def test_a_quote_that_nobody_closes_swallows_no_rows(rows):
+    """With many rows it would exceed csv's limit of a cell."""
+    below = "".join(f"{400000 + row},bad,clouds\n" for row in range(rows))
+    reading = own('expnum,verdict,comment\n346343,bad,"fine, so far"\n346344,bad,"ghost\n' + below)
+    assert [s.expnum for s in reading.statements] == [346343, 346344, *range(400000, 400000 + rows)]
+    assert [s.line for s in reading.statements] == list(range(2, rows + 4))
+    assert from_bits(reading.statements[1].reasons) == ["ghost"]
+
+
 @pytest.mark.parametrize(
     "text", ["# the expnum of each is bad\n", "#EXPID\tFlag\tcomments\n", "#Nite  Exposure  Problem\n"]
 )
