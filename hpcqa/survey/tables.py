@@ -296,7 +296,8 @@ def _parquet_blocks(path: Path) -> Iterator[dict[str, np.ndarray | Coded]]:
 
 
 def _text_blocks(path: Path, stream: Any, start: bytes) -> Iterator[dict[str, np.ndarray | Coded]]:
-    header = texttable.find_header(start, "expnum")
+    others = [name for entry in wanted_columns() if entry.is_needed and entry.name != "expnum" for name in entry.names]
+    header = texttable.find_header(start, "expnum", others)
     if header is None:
         raise DataError(
             f"{path}: no survey-ccds table (it begins with {start[:40].decode('latin-1')!r}); expected FITS, Parquet, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ class TextHeader:
     units: dict[str, str]
 
 
-def find_header(start: bytes, column: str) -> TextHeader | None:
+def find_header(start: bytes, column: str, others: Collection[str]) -> TextHeader | None:
     """The header of a table that begins with `start`, or None if it is no text with a column of that name (any case).
 
-    Lines that begin with # stand before it; it may begin with # itself.
+    Lines that begin with # stand before it; it may begin with # itself, if it has one of the `others` too.
     """
     encoding = _encoding(start)
     text = start.decode(encoding, errors="ignore")  # a character may be cut at the end of what was looked at
@@ -46,7 +46,8 @@ def find_header(start: bytes, column: str) -> TextHeader | None:
         for delimiter in DELIMITERS:
             cells = next(csv.reader([line.lstrip("# ").rstrip()], delimiter=delimiter, skipinitialspace=True), [])
             names = tuple(cell.strip() for cell in cells)
-            if column in (name.lower() for name in names) and len(names) > 1:
+            lower = [name.lower() for name in names]
+            if column in lower and len(names) > 1 and (not line.startswith("#") or set(others) & set(lower)):
                 return TextHeader(encoding, place + 1, delimiter, names, units)
         if line.strip() and not line.startswith("#"):
             return None

@@ -335,6 +335,14 @@ def test_a_table_of_text_with_rows_of_other_lengths_stops(tmp_path):
         read_tables([tmp_path / "t.csv"])
 
 
+@pytest.mark.parametrize("before", ["", "# one row an expnum and ccd\n#\n# - name: expnum\n\n"])
+@pytest.mark.parametrize("mark", ["", "# "])
+def test_remarks_before_a_header_of_text(tmp_path, before, mark):
+    Table(table_columns()).write(tmp_path / "t.csv", format="ascii.csv", delimiter=" ")
+    (tmp_path / "t.csv").write_text(before + mark + (tmp_path / "t.csv").read_text())
+    assert read_tables([tmp_path / "t.csv"]).numbers["expnum"].tolist() == [1001, 1001, 1002, 1002]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
 def test_tables_of_text_in_any_encoding(tmp_path, encoding):
     Table(table_columns(object=["Señor"] * 4)).write(tmp_path / "a.csv", format="ascii.csv")
