@@ -37,7 +37,7 @@ ROWS = (
     ("exclude", re.compile(r"\d{8}\s+\d{5,}(?:\s+(?:nan|[A-Za-z]{0,3}\d{1,3}(?:\.0)?)){2,3}$")),
     ("problem", re.compile(r"\d{8}\s+\d{4,}\s+[A-Za-z\"]")),
     ("wcs", re.compile(r"(?:path\s*,\s*expnum|\S*/.+,\s*\d+)$")),
-    ("visits", re.compile(r"(?:\d{4,18}(?:\.0)?\s*,|exposure\s*,\s*comment\b)")),
+    ("visits", re.compile(r"(?:\d{4,18}(?:\.0)?(?:-[A-Za-z]+\d+)?\s*,|exposure\s*,\s*comment\b)")),
     ("bad_expid", re.compile(r"(?:D00)?\d{4,18}(?:\.0+)?(?:-[A-Za-z]*\d+\b|[\s;:/#]|\s*[–—.]{1,3}\s*\d{4}|$)")),
 )
 
@@ -93,7 +93,7 @@ def read_list(path: Path, namer: CcdNamer) -> Reading | None:
         assert header is not None
         return _read_rows(kind, sheets.records(lines, header), path, namer)
     if kind == "visits":
-        return lists.parse_plain_csv(lines, path)
+        return lists.parse_plain_csv(lines, path, namer)
     if kind == "exclude":
         return lists.parse_exclude(lines, path, namer)
     if kind == "problem":

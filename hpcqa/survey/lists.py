@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpcqa.survey import rules
 from hpcqa.survey.sheets import KEY_ALIASES
-from hpcqa.survey.statements import WHOLE, CcdNamer, Reading, parse_expnum
+from hpcqa.survey.statements import WHOLE, CcdNamer, Reading, parse_expnum, split_key
 
 HEADERS = KEY_ALIASES | {"expnum"}
 _RANGE = re.compile(r"^\d{4,18}\s*(?:[-–—:]|\.{2,3}|to|thru|through|until)\s*\d{4,18}\b")
@@ -156,20 +156,21 @@ def parse_problems(lines: list[str], path: Path) -> Reading:
     return reading
 
 
-def parse_plain_csv(lines: list[str], path: Path) -> Reading:
-    """Rubin's lists: `exposure,comment`, under an ECSV header or under none."""
+def parse_plain_csv(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
+    """Rubin's lists: `exposure[-CCD],comment`, under an ECSV header or under none."""
     reading = Reading(path, "visits")
     for number, raw in enumerate(lines, start=1):
         line = raw.strip()
         first, _, comment = line.partition(",")
         if not line or line.startswith("#") or first.strip().lower() in HEADERS:
             continue
-        expnum = parse_expnum(first)
-        if expnum is None:
-            reading.skip("no exposure number", number)
+        expnum, ccd = split_key(first)
+        ccdnum = namer.number(ccd, expnum) if ccd and expnum else WHOLE
+        if expnum is None or ccdnum is None:
+            reading.skip("no exposure number" if expnum is None else "unknown CCD", number)
             continue
         text = comment.strip().strip('"').strip()
-        reading.bad(expnum, WHOLE, rules.parse(text), path.name, number, text)
+        reading.bad(expnum, ccdnum, rules.parse(text), path.name, number, text)
     return reading
 
 

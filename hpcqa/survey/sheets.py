@@ -19,7 +19,7 @@ import numpy as np
 from hpcqa.errors import DataError
 from hpcqa.reasons import BIT
 from hpcqa.survey import rules
-from hpcqa.survey.statements import WHOLE, CcdNamer, Reading, Statement, parse_expnum
+from hpcqa.survey.statements import WHOLE, CcdNamer, Reading, Statement, parse_expnum, split_key
 
 OWN_COLUMNS = ("expnum", "ccdnum", "verdict", "reasons", "severity", "comment")
 KEY_ALIASES = frozenset(
@@ -214,7 +214,7 @@ def parse_own(rows: Sequence[Row], path: Path, namer: CcdNamer) -> Reading:
 def _expnum(row: Mapping[str, str]) -> int | None:
     """The exposure's number; Rubin's is made of the day and the number within it: 20250501 and 7 are 2025050100007."""
     if "expnum" in row or not has_key(list(row)):
-        return parse_expnum(row.get("expnum", ""))
+        return split_key(row.get("expnum", ""))[0]
     day, number = (row[name].removesuffix(".0") for name in DAY_AND_NUMBER)
     day = day.replace("-", "")
     is_number = len(day) == 8 and len(number) < 6 and (day + number).isascii() and (day + number).isdigit()
@@ -222,8 +222,11 @@ def _expnum(row: Mapping[str, str]) -> int | None:
 
 
 def _ccds(row: Mapping[str, str], expnum: int, line: int, reading: Reading, namer: CcdNamer) -> list[int]:
-    """The CCDs of a row, WHOLE where it names none; several may stand in its cell. Unknown ones are noted."""
-    text = row.get("ccdnum", "").strip()
+    """The CCDs of a row, or WHOLE: several may stand in their cell, or one behind the exposure's number.
+
+    Unknown ones are noted.
+    """
+    text = row.get("ccdnum", "").strip() or split_key(row.get("expnum", ""))[1]
     if text.lower().removesuffix(".0") in WHOLE_WORDS:
         return [WHOLE]
     numbers = [namer.number(word, expnum) for word in re.split(r"[\s,;|/+&]+", text) if word]

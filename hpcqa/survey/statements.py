@@ -65,6 +65,12 @@ def parse_expnum(text: str) -> int | None:
     return (int(digits) or None) if FEWEST_DIGITS <= len(digits) <= MOST_DIGITS else None
 
 
+def split_key(text: str) -> tuple[int | None, str]:
+    """The exposure's number and the CCD's name of EXPNUM or EXPNUM-CCD; no number where there is none."""
+    number, _, ccd = text.strip().partition("-")
+    return parse_expnum(number), ccd.strip()
+
+
 class CcdNamer:
     """Numbers of CCD names in lists that do not say which camera they speak of.
 

@@ -208,9 +208,15 @@ def test_problem_lists():
 
 def test_rubin_lists_with_and_without_a_header():
     text = "# %ECSV 1.0\n# ---\nexposure,comment\n2025041700761, tracking stopped\n2025041800615,\nx, y\n"
-    reading = lists.parse_plain_csv(text.splitlines(), PATH)
+    reading = lists.parse_plain_csv(text.splitlines(), PATH, NAMER)
     assert said(reading) == [(2025041700761, -1, ["psf", "telescope_moving"]), (2025041800615, -1, ["other"])]
     assert reading.left_out == {"no exposure number": [6]}
+
+
+def test_ccds_behind_the_number_in_comma_lists():
+    reading = lists.parse_plain_csv([f"346343-{CCD.ccdname}, ghost", "346344, clouds", "346345-Q99,"], PATH, NAMER)
+    assert said(reading) == [(346343, CCD.ccdnum, ["ghost"]), (346344, -1, ["clouds"])]
+    assert reading.left_out == {"unknown CCD": [3]}
 
 
 def test_failed_wcs_lists_leave_the_fine_ones_out():
@@ -292,7 +298,7 @@ def test_no_text_upsets_a_parser(lines):
         lambda: lists.parse_bad_expid(lines, PATH, NAMER),
         lambda: lists.parse_exclude(lines, PATH, NAMER),
         lambda: lists.parse_problems(lines, PATH),
-        lambda: lists.parse_plain_csv(lines, PATH),
+        lambda: lists.parse_plain_csv(lines, PATH, NAMER),
         lambda: lists.parse_failed_wcs(lines, PATH),
     ]
     for parse in parsers:

@@ -122,6 +122,7 @@ def test_own_format_reads_back_what_csv_writes(rows):
         ("expnum,ccdnum\n346662,31\n346663,None\n", [(346662, 31, "other"), (346663, -1, "other")]),
         ("expnum,ccdname,reason\n346662,\"N4, S7\",ghost\n346663,all,ghost\n",
          [(346662, 35, "ghost"), (346662, 31, "ghost"), (346663, -1, "ghost")]),
+        ("expnum,reason\n346662-N4,ghost\n346663,clouds\n", [(346662, 35, "ghost"), (346663, -1, "clouds")]),
         ("# expnum ccdname why\n346662 N4 amp jump\n", [(346662, 35, "amplifier")]),
     ],
 )  # fmt: skip
