@@ -171,6 +171,7 @@ def work(name: str, config: Config, overrides: list[str]) -> tuple[int, float | 
 
     refuse_no_survey(config, name)
     refuse_impossible(config, name)
+    refuse_other_weights(config, name)
     folder = compose.freeze(config, overrides)
     with held(folder):
         outcome = run_all(config, folder) if name == "run" else run_one(config, folder, stage(name))
@@ -179,6 +180,19 @@ def work(name: str, config: Config, overrides: list[str]) -> tuple[int, float | 
     for error in outcome.errors:
         print(f"hpcqa: {error}", file=sys.stderr)
     return max((error.exit_code for error in outcome.errors), default=0), outcome.objective
+
+
+def refuse_other_weights(config: Config, name: str) -> None:
+    """Stop before any work if the network cannot start from ssl.init_from.
+
+    Raises:
+        DataError: as `hpcqa.ssl.weights.check_start`.
+    """
+    if name in ("run", "pretrain") and config.ssl.init_from:
+        from hpcqa.ssl.vit import architecture_of
+        from hpcqa.ssl.weights import check_start
+
+        check_start(architecture_of(config.model, config.views, only=config.ssl.views), Path(config.ssl.init_from))
 
 
 def refuse_ranks() -> None:

@@ -278,6 +278,20 @@ def test_cards_are_checked(tmp_path):
     other = vit.build(dataclasses.replace(MODEL, arch="tiny"), VIEWS)
     with pytest.raises(DataError, match="dim is 96, model asks for 192"):
         weights.initialise(other, path)
+    other = vit.build(dataclasses.replace(MODEL, registers=0), VIEWS)
+    with pytest.raises(DataError, match=r"registers is 4, model asks for 0; set model\.registers to"):
+        weights.initialise(other, path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"x\.safetensors: "):
+        weights.initialise(vit.build(MODEL, VIEWS), path)
+
+
+def test_what_starts_at_random_is_told(tmp_path, caplog):
+    caplog.set_level("INFO")
+    weights.save_backbone(tmp_path / "x.safetensors", vit.build(MODEL, VIEWS), {})
+    for stem, said in ((MODEL.stem, "none"), ("linear", "background, context, detail, focal_plane")):
+        weights.initialise(vit.build(dataclasses.replace(MODEL, stem=stem), VIEWS), tmp_path / "x.safetensors")
+        assert f"stems that start at random: {said}." in caplog.text
 
 
 def test_a_backbone_that_is_not_finite_is_refused(tmp_path):
