@@ -15,7 +15,7 @@ import numpy as np
 
 from hpcqa.errors import ConfigError, DataError, EnvironmentProblem
 from hpcqa.survey import lists, sheets
-from hpcqa.survey.statements import CcdNamer, Reading, Statement
+from hpcqa.survey.statements import NO_NUMBER, CcdNamer, Reading, Statement
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,10 @@ TITLES = (
     ("problem", re.compile(r"#\s*nite\s+exposure\s+problem")),
     ("bad_expid", re.compile(r"#\s*expid\b")),
 )
+DATE = r"(?:\d{8}|\d{4}-\d\d-\d\d)"
 ROWS = (
-    ("exclude", re.compile(r"\d{8}\s+\d{5,}(?:\s+(?:nan|[A-Za-z]{0,3}\d{1,3}(?:\.0)?)){2,3}$")),
-    ("problem", re.compile(r"\d{8}\s+\d{4,}\s+[A-Za-z\"]")),
+    ("exclude", re.compile(DATE + r"\s+\d{5,}(?:\s+(?:nan|[A-Za-z]{0,3}\d{1,3}(?:\.0)?)){2,3}$")),
+    ("problem", re.compile(DATE + r"\s+\d{4,}\s+[A-Za-z\"]")),
     ("wcs", re.compile(r"(?:path\s*,\s*expnum|\S*/.+,\s*\d+)$")),
     ("visits", re.compile(r"(?:\d{4,18}(?:\.0)?(?:-[A-Za-z]+\d+)?\s*,|exposure\s*,\s*comment\b)")),
     ("bad_expid", re.compile(r"(?:D00)?\d{4,18}(?:\.0+)?(?:-[A-Za-z]*\d+\b|[\s;:/#]|\s*[–—.]{1,3}\s*\d{4}|$)")),
@@ -86,7 +87,15 @@ def read_list(path: Path, namer: CcdNamer) -> Reading | None:
     if is_fits(path):
         names, rows = sheets.read_fits(path)
         return _read_rows(sheets.kind_of(names), rows, path, namer)
-    lines = read_lines(path)
+    reading = _read_text(read_lines(path), path, namer)
+    # Not one line says of what it speaks: it is no list, whatever it looks like.
+    says_nothing = (
+        reading is not None and not reading.statements and {NO_NUMBER, lists.NOT_UNDERSTOOD} & set(reading.left_out)
+    )
+    return None if says_nothing else reading
+
+
+def _read_text(lines: list[str], path: Path, namer: CcdNamer) -> Reading | None:
     kind = detect(lines)
     if kind in ("own", "review", "table"):
         header = sheets.find_header(_without_ecsv(lines))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpcqa.survey import rules
 from hpcqa.survey.sheets import KEY_ALIASES
-from hpcqa.survey.statements import WHOLE, CcdNamer, Reading, parse_expnum, split_key
+from hpcqa.survey.statements import NO_NUMBER, WHOLE, CcdNamer, Reading, parse_expnum, split_key
 
 HEADERS = KEY_ALIASES | {"expnum"}
 _RANGE = re.compile(r"^\d{4,18}\s*(?:[-–—:]|\.{2,3}|to|thru|through|until)\s*\d{4,18}\b")
@@ -20,7 +20,8 @@ _ONE_MORE_CCD = re.compile(r"^([A-Za-z]+\d+)(?:[\s,;:/+&#]+(.*))?$")
 _BEHIND = re.compile(r"^-?\s*([A-Za-z]+\d+)(?:\s|$)")
 _AND = (",", ";", "/", "+", "&")  # between CCDs of one entry
 _COMMENTED_ENTRY = re.compile(r"^#\s*\d{5,18}(?:-[A-Za-z]+\d+)?(?:\s|$)")
-_COMMENTED_ROW = re.compile(r"^#\s*\d{8}\s+\d{5,}")
+_COMMENTED_ROW = re.compile(r"^#\s*(?:\d{8}|\d{4}-\d\d-\d\d)\s+\d{5,}")
+NOT_UNDERSTOOD = "not understood (expected EXPNUM[-CCD] [flag] [text])"
 _FLAG = re.compile(r"^([123])(?=\s|$)\s*(.*)$")
 
 
@@ -51,8 +52,7 @@ def parse_bad_expid(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
         expnum = parse_expnum(found[1]) if found else None
         ccdnum = namer.number(found[2], expnum) if found and found[2] and expnum else WHOLE
         if found is None or expnum is None or ccdnum is None:
-            cause = "not understood (expected EXPNUM[-CCD] [flag] [text])" if expnum is None else "unknown CCD"
-            reading.skip(cause, number)
+            reading.skip(NOT_UNDERSTOOD if expnum is None else "unknown CCD", number)
             continue
         behind = None if found[2] else _BEHIND.match(found[3] or "")
         if behind and namer.number(behind[1], expnum) is not None:
@@ -113,7 +113,7 @@ def parse_exclude(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
         words = line.replace(",", " ").split()
         expnum = parse_expnum(words[1]) if len(words) > 1 else None
         if expnum is None:
-            reading.skip("no exposure number", number)
+            reading.skip(NO_NUMBER, number)
             continue
         ccdnum = _ccd_of(words[2:], expnum, number, reading, namer)
         source = f"{path.name}: {section}" if rules.parse(section) else path.name
@@ -149,7 +149,7 @@ def parse_problems(lines: list[str], path: Path) -> Reading:
         words = line.split(None, 2)
         expnum = parse_expnum(words[1]) if len(words) > 1 else None
         if expnum is None:
-            reading.skip("no exposure number", number)
+            reading.skip(NO_NUMBER, number)
             continue
         problem = words[2] if len(words) > 2 else ""
         reading.bad(expnum, WHOLE, rules.parse(problem), path.name, number, problem)
@@ -167,7 +167,7 @@ def parse_plain_csv(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
         expnum, ccd = split_key(first)
         ccdnum = namer.number(ccd, expnum) if ccd and expnum else WHOLE
         if expnum is None or ccdnum is None:
-            reading.skip("no exposure number" if expnum is None else "unknown CCD", number)
+            reading.skip(NO_NUMBER if expnum is None else "unknown CCD", number)
             continue
         text = comment.strip().strip('"').strip()
         reading.bad(expnum, ccdnum, rules.parse(text), path.name, number, text)
@@ -182,7 +182,7 @@ def parse_failed_wcs(lines: list[str], path: Path) -> Reading:
         expnum = parse_expnum(last)
         if expnum is None:
             if raw.strip() and number > 1:
-                reading.skip("no exposure number", number)
+                reading.skip(NO_NUMBER, number)
             continue
         if rules.load().wcs_fine.search(image.lower()):
             reading.skip("reprocessing whose WCS is fine", number)

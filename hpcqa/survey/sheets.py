@@ -19,7 +19,7 @@ import numpy as np
 from hpcqa.errors import DataError
 from hpcqa.reasons import BIT
 from hpcqa.survey import rules
-from hpcqa.survey.statements import WHOLE, CcdNamer, Reading, Statement, parse_expnum, split_key
+from hpcqa.survey.statements import NO_NUMBER, WHOLE, CcdNamer, Reading, Statement, parse_expnum, split_key
 
 OWN_COLUMNS = ("expnum", "ccdnum", "verdict", "reasons", "severity", "comment")
 KEY_ALIASES = frozenset(
@@ -190,7 +190,7 @@ def parse_own(rows: Sequence[Row], path: Path, namer: CcdNamer) -> Reading:
         expnum, verdict = _expnum(row), row.get("verdict", "bad")
         bad = vote(verdict)
         if expnum is None or bad is None:
-            reading.skip("no exposure number" if expnum is None else _no_vote(verdict), line)
+            reading.skip(NO_NUMBER if expnum is None else _no_vote(verdict), line)
             continue
         reasons = _named(row.get("reasons", ""))
         text = row.get("comment", "") or row.get("reasons", "")
@@ -265,7 +265,7 @@ def parse_review(rows: Sequence[Row], path: Path, namer: CcdNamer) -> Reading:
     for line, row in rows:
         expnum = _expnum(row)
         if expnum is None:
-            reading.skip("no exposure number", line)
+            reading.skip(NO_NUMBER, line)
             continue
         ccds = _ccds(row, expnum, line, reading, namer)
         guess = row.get("ml_reason", "") or row.get("ml_reasons", "")

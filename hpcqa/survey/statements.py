@@ -13,6 +13,7 @@ from hpcqa import instruments
 from hpcqa.reasons import BIT
 
 WHOLE = -1
+NO_NUMBER = "no exposure number"  # why a line makes no statement
 # Largest plausible exposure number: Rubin's have 13 digits; int64 holds 18 safely.
 MOST_DIGITS = 18
 FEWEST_DIGITS = 4

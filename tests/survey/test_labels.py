@@ -123,6 +123,13 @@ def test_files_that_are_no_lists_are_left_out_of_a_folder_but_not_if_named(tmp_p
         labels.read_lists([str(tmp_path / "stars.csv")], NAMER)
 
 
+@pytest.mark.parametrize("text", ["2019-10-01 ghost\n2019-10-02 clouds\n", "expnum,reason\n12,clouds\n"])
+def test_a_file_without_one_exposure_number_is_no_list(tmp_path, text):
+    (tmp_path / "log.txt").write_text(text)
+    with pytest.raises(DataError, match=r"log\.txt: no label list that hpcqa knows \(found '"):
+        labels.read_lists([str(tmp_path / "log.txt")], NAMER)
+
+
 def test_bad_paths(tmp_path):
     with pytest.raises(ConfigError, match=r"survey\.labels: .*none.txt matches no file"):
         labels.find_lists([str(tmp_path / "none.txt")])
@@ -184,6 +191,8 @@ def test_a_fits_list_among_others(tmp_path):
         ("#date     expnum ccd id ccdnum\n", "exclude"),
         ("20121101  145507  66 S14  13\n", "exclude"),
         ("20121101  145507 nan nan\n", "exclude"),
+        ("2012-11-01 145507 nan nan 7\n", "exclude"),
+        ("2012-11-02 145846 Telescope Moving\n", "problem"),
         ("346343.0 clouds\n", "bad_expid"),
         ("see below\n346343-N1 ghost\n346344\n430480-438486\n", "bad_expid"),
         ("day_obs,seq_num,comment\n20250501,7,x\n", "table"),
