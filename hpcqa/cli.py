@@ -95,7 +95,7 @@ def stage_command(name: str, words: list[str]) -> int:
     os.environ.update(thread_variables(os.environ, len(os.sched_getaffinity(0))))
     from hpcqa import compose
 
-    words = [SHORTHANDS.get(word, word) for word in words]
+    words = compose.in_quotes([SHORTHANDS.get(word, word) for word in words])
     switches = [word for word in words if word.startswith("-")]
     unknown = [word for word in switches if word not in HYDRA_SWITCHES]
     if unknown:
@@ -171,6 +171,7 @@ def work(name: str, config: Config, overrides: list[str]) -> tuple[int, float | 
 
     refuse_no_survey(config, name)
     refuse_impossible(config, name)
+    refuse_other_weights(config, name)
     folder = compose.freeze(config, overrides)
     with held(folder):
         outcome = run_all(config, folder) if name == "run" else run_one(config, folder, stage(name))
@@ -179,6 +180,19 @@ def work(name: str, config: Config, overrides: list[str]) -> tuple[int, float | 
     for error in outcome.errors:
         print(f"hpcqa: {error}", file=sys.stderr)
     return max((error.exit_code for error in outcome.errors), default=0), outcome.objective
+
+
+def refuse_other_weights(config: Config, name: str) -> None:
+    """Stop before any work if the network cannot start from ssl.init_from.
+
+    Raises:
+        DataError: as `hpcqa.ssl.weights.check_start`.
+    """
+    if name in ("run", "pretrain") and config.ssl.init_from:
+        from hpcqa.ssl.vit import architecture_of
+        from hpcqa.ssl.weights import check_start
+
+        check_start(architecture_of(config.model, config.views, only=config.ssl.views), Path(config.ssl.init_from))
 
 
 def refuse_ranks() -> None:
@@ -258,7 +272,7 @@ def estimate_command(words: list[str]) -> int:
     from hpcqa.config.frozen import base_runs
 
     overrides = [word for word in words if word not in switches and word.partition("=")[0] not in own]
-    config = compose.compose(compose.remembered(overrides))
+    config = compose.compose(compose.remembered(compose.in_quotes(overrides)))
     from hpcqa.launch import estimate
 
     rates = estimate.shipped_rates()
@@ -359,10 +373,10 @@ def import_weights_command(words: list[str]) -> int:
             f"import-weights: expected two files, `hpcqa import-weights WEIGHTS RUN/backbone.safetensors [key=value]`, "
             f"got {' and '.join(files) or 'none'}."
         )
-    from hpcqa.compose import compose
+    from hpcqa.compose import compose, in_quotes
     from hpcqa.ssl.published import import_weights
 
-    config = compose([word for word in words if "=" in word])
+    config = compose(in_quotes([word for word in words if "=" in word]))
     card = import_weights(Path(files[0]), Path(files[1]), config.model, config.views)
     network = card["architecture"]
     views = ", ".join(network["stems"])

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import typing
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -27,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hpcqa import instruments
 from hpcqa.artifacts.folder import NAMES, RunFolder
 from hpcqa.artifacts.store import write_text
 from hpcqa.config import Config, leaves
@@ -84,7 +86,7 @@ def compose(overrides: Sequence[str]) -> Config:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
             return to_config(hydra_compose("config", overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_sentence(error)) from None
+        raise _ours(error) from None
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -92,14 +94,71 @@ def to_config(composed: DictConfig) -> Config:
     container = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     assert isinstance(container, dict)
     plain: dict[str, Any] = {str(key): value for key, value in container.items() if key not in ("hydra", "experiment")}
-    return with_lent_survey(with_absolute_paths(from_plain(plain)))
+    config = from_plain(plain)
+    refuse_unknown_names(config)
+    return with_lent_survey(with_absolute_paths(config))
 
 
-def _one_sentence(error: Exception) -> str:
+def refuse_unknown_names(config: Config) -> None:
+    """Compare what the settings name with what there is, before a run folder remembers it.
+
+    Raises:
+        ConfigError: no such camera, band or file of weights; or no run folder is named.
+    """
+    if not config.run:
+        raise ConfigError("run=: expected a folder, as in run=runs/first.")
+    own = instruments.get(config.instrument.name)
+    known = dict.fromkeys([*own.bands, *(band for name in instruments.KNOWN for band in instruments.get(name).bands)])
+    for band in config.manifest.bands:
+        if band not in known:
+            raise ConfigError(f"manifest.bands: no camera has a band {band}; {own.name} has {', '.join(own.bands)}.")
+    weights = config.ssl.init_from
+    if weights and not Path(absolute(weights)).is_file():
+        raise ConfigError(f"ssl.init_from={weights}: no such file; bring weights in with `hpcqa import-weights`.")
+
+
+_NO_CHOICE = re.compile(r"Could not find '(\w+)/(.*)'$")
+_NO_MERGE = re.compile(r"Error merging override (.*)$")
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _one_sentence(error: BaseException) -> str:
+    first = str(error).splitlines()[0] if str(error) else ""
+    if choice := _NO_CHOICE.search(first):
+        return _no_choice(choice[1], choice[2], str(error))
+    if (merge := _NO_MERGE.search(first)) and (expected := _expected(override_key(merge[1]))):
+        return f"{merge[1]}: expected {expected}."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     keys = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
     text = lines[0] if lines else type(error).__name__
     return f"{keys[0]}: {text}." if keys and keys[0] not in text else f"{text.rstrip('.')}."
+
+
+def _ours(error: BaseException) -> BaseException:
+    """Hydra's complaint in our words; or what a person pressed, which Hydra takes for an error of the configuration."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return KeyboardInterrupt()
+        cause = cause.__cause__ or cause.__context__
+    return ConfigError(_one_sentence(error))
+
+
+def _no_choice(group: str, found: str, said: str) -> str:
+    options = [line.strip() for line in said.splitlines() if line.startswith("\t") and "=" not in line]
+    near = difflib.get_close_matches(found, options, n=1)
+    hint = f"did you mean {near[0]}? There" if near else "there"
+    return f"{group}={found}: no such {group}; {hint} are {', '.join(options)}."
+
+
+def _expected(key: str) -> str:
+    """What a setting takes, in words; empty if there is no such setting."""
+    for leaf in leaves(Config()):
+        if leaf.name == key and isinstance(leaf.value, list):
+            return f"a list, as in {key}=[{','.join(str(item) for item in leaf.value) or 'a,b'}]"
+        if leaf.name == key:
+            return _KINDS[type(leaf.value)]
+    return ""
 
 
 def override_key(override: str) -> str:
@@ -123,6 +182,28 @@ def check_keys(overrides: Sequence[str]) -> None:
         near = difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`hpcqa STAGE --help` lists them all."
         raise ConfigError(f"{key}: no such setting; {hint}")
+
+
+def in_quotes(overrides: Sequence[str]) -> list[str]:
+    """The overrides, with paths in quotes where Hydra's grammar needs them: it takes neither run=é nor run=a=b."""
+    paths = {leaf.name for leaf in leaves(Config()) if leaf.setting.path}
+    return [_quoted(item) if override_key(item) in paths and not _parses(item) else item for item in overrides]
+
+
+def _quoted(override: str) -> str:
+    key, _, value = override.partition("=")
+    if not (value.startswith("[") and value.endswith("]")):
+        return f"{key}={json.dumps(value, ensure_ascii=False)}"
+    items = [item.strip().strip("'\"") for item in value[1:-1].split(",")]
+    return f"{key}={json.dumps(items, ensure_ascii=False)}"
+
+
+def _parses(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
 
 
 def check_grammar(overrides: Sequence[str]) -> None:
@@ -270,7 +351,7 @@ def through_hydra(task: Callable[[Config, list[str]], float | None]) -> None:
     try:
         hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_sentence(error)) from None
+        raise _ours(error) from None
 
 
 def sweeper() -> str:

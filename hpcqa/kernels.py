@@ -53,6 +53,17 @@ def _say(package: Path) -> None:
 
 
 @cache
+def _say_homeless(package: Path) -> None:
+    """Tell once that every process compiles."""
+    logger.warning(
+        "neither %s nor the user's cache folder can be written, so every process compiles the loops of hpcqa.%s anew, "
+        "a minute each time: set NUMBA_CACHE_DIR to a folder that can be written.",
+        package,
+        package.name,
+    )
+
+
+@cache
 def _cache_of(package: Path) -> type[caching.FunctionCache]:
     """Numba's cache, in a place for machine code of these sources of a package only."""
     folder = _FOLDERS + sources_digest(package)
@@ -98,7 +109,9 @@ def fast_kernel(function: F) -> F:
 
 def _compile(function: F, fastmath: Any) -> F:
     compiled = numba.njit(nogil=True, fastmath=fastmath)(function)
-    # Where neither the package's folder nor the user's cache folder can be written, every process compiles.
-    with contextlib.suppress(RuntimeError):
-        compiled._cache = _cache_of(Path(inspect.getfile(function)).parent)(function)
+    package = Path(inspect.getfile(function)).parent
+    try:
+        compiled._cache = _cache_of(package)(function)
+    except RuntimeError:  # numba's word for no place to write to
+        _say_homeless(package)
     return cast(F, compiled)

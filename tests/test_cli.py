@@ -61,6 +61,8 @@ def test_cfg_job_shows_the_composed_configuration(tmp_path):
         (["fit", "fit.k=-1"], 2, "fit.k=-1: expected 0 to 1000"),
         (["fit", "--quick"], 2, "--quick: no such switch"),
         (["run"], 2, "survey.tables=[]: no survey"),
+        (["pretrain", "ssl.init_from=/dev/null"], 2, "ssl.init_from=/dev/null: no such file"),
+        (["run", "survey=simulated", f"ssl.init_from={__file__}"], 3, "test_cli.py: not a readable safetensors file"),
         (["manifest"], 2, "survey.tables=[]: no survey"),
         (["status", "nowhere"], 2, "run.yaml: not found"),
         (["verify", "nowhere"], 2, "run.yaml: not found"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from hpcqa import compose
 from hpcqa.config import Config
@@ -32,7 +33,24 @@ def test_groups_and_values_compose(tmp_path):
     ("override", "said"),
     [
         ("ssl.lrr=1", "ssl.lrr: no such setting; did you mean ssl.lr"),
-        ("fit.k=many", "fit.k"),
+        ("fit.k=many", "fit.k=many: expected a whole number."),
+        ("fit.bad_rate=[1]", "fit.bad_rate=[1]: expected a number."),
+        ("fit.clean=perhaps", "fit.clean=perhaps: expected true or false."),
+        ("manifest.bands=r", "manifest.bands=r: expected a list, as in manifest.bands=[a,b]."),
+        ("ssl.mix=[a]", "ssl.mix=[a]: expected a list, as in ssl.mix=[0.25,1.0,0.25]."),
+        ("experiment=dmeo", "experiment=dmeo: no such experiment; did you mean demo?"),
+        ("cluster=mine", "cluster=mine: no such cluster; there are generic, perlmutter_cpu, perlmutter_gpu."),
+        ("instrument.name=hubble", "instrument.name=hubble: no such camera; known are decam, minicam."),
+        ("manifest.bands=[g,R]", "manifest.bands: no camera has a band R; minicam has u, g"),
+        ("ssl.init_from=none.pth", "ssl.init_from=none.pth: no such file"),
+        ("run=", "run=: expected a folder"),
+        ("views.context=[64]", "views.context=[64]: expected 2 numbers, found 1."),
+        ("views.context=[100,64]", "views.context=[100,64]: both sides must be multiples of model.patch=16."),
+        ("views.stamp=48", "views.detail=[128, 128]: both sides must be multiples of views.stamp=48."),
+        ("ssl.mask_share=[0.9,0.1]", "ssl.mask_share=[0.9, 0.1]: expected the smaller number first."),
+        ("ssl.mix=[1]", "ssl.mix=[1.0]: expected one share for each of ssl.views"),
+        ("ssl.views=[]", "ssl.views=[]: expected at least one view."),
+        ("classify.bad_above=0.2", "classify.review_above=0.3: expected at most classify.bad_above=0.2"),
         ("fit.k=-1", "fit.k=-1: expected 0 to 1000"),
         ("instrument=hubble", "hubble"),
         ("seed", "seed: expected key=value"),
@@ -44,6 +62,32 @@ def test_a_wrong_override_is_one_sentence(override, said):
         compose.compose([override])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["plain", "é ü", "a=b", "(x)", "per%cent", "a'b", "日本"])
+def test_any_path_may_be_typed_without_quotes(tmp_path, name):
+    overrides = compose.remembered(compose.in_quotes([f"run={name}", "fit.k=7"]))
+    compose.freeze(compose.compose(overrides), overrides)
+    again = compose.compose(compose.remembered(compose.in_quotes([f"run={tmp_path}/{name}"])))
+    assert (again.run, again.fit.k) == (f"{tmp_path}/{name}", 7)
+
+
+def test_lists_of_paths_may_be_typed_without_quotes(tmp_path):
+    words = compose.in_quotes(["survey.labels=[é/a.txt, b=c/*.csv]", "survey.tables=[t.fits]"])
+    assert words[1] == "survey.tables=[t.fits]"
+    assert compose.compose(words).survey.labels == [str(tmp_path / "é/a.txt"), str(tmp_path / "b=c/*.csv")]
+
+
+def test_an_interruption_is_no_mistake_of_the_configuration(monkeypatch):
+    def interrupted(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ConfigCompositionException
+
+    monkeypatch.setattr(compose, "hydra_compose", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compose.compose([])
 
 
 def test_a_run_folder_remembers_its_overrides(tmp_path):

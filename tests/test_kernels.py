@@ -85,3 +85,14 @@ def test_the_digest_is_of_names_and_contents(tmp_path):
     assert kernels.sources_digest(tmp_path) == first
     (tmp_path / "a.py").rename(tmp_path / "b.py")
     assert kernels.sources_digest(tmp_path) != first
+
+
+def test_where_nothing_can_be_written_loops_run_and_that_is_told(monkeypatch, caplog):
+    def nowhere(_):
+        raise RuntimeError("no locator available")
+
+    monkeypatch.setattr(kernels, "_cache_of", lambda package: nowhere)
+    kernels._say_homeless.cache_clear()
+    first, second = (kernels.kernel(lambda x, step=step: x + step) for step in (1, 2))
+    assert (first(1), second(1)) == (2, 3)
+    assert caplog.text.count("set NUMBA_CACHE_DIR") == 1

@@ -19,7 +19,8 @@ class Setting:
     """The documentation and the legal range of one field.
 
     `output` is False for settings that change how fast or where something runs but not what ends on disk. `path` marks
-    file names, which become absolute when the configuration is composed.
+    file names, which become absolute when the configuration is composed. `size` is how many elements a list has, 0 any
+    number; the two elements of a `rising` one are a range.
     """
 
     doc: str
@@ -29,6 +30,8 @@ class Setting:
     choices: tuple[Any, ...]
     output: bool
     path: bool = False
+    size: int = 0
+    rising: bool = False
 
 
 def setting(
@@ -41,12 +44,14 @@ def setting(
     choices: tuple[Any, ...] = (),
     output: bool = True,
     path: bool = False,
+    size: int = 0,
+    rising: bool = False,
 ) -> Any:
     """A dataclass field with documentation and a range; mutable defaults are copied for each instance.
 
     `low` and `high` are inclusive and hold for every element of a list.
     """
-    metadata = {"setting": Setting(doc, unit, low, high, choices, output, path)}
+    metadata = {"setting": Setting(doc, unit, low, high, choices, output, path, size, rising)}
     if isinstance(default, (list, dict)):
         kind = type(default)
         return dataclasses.field(default_factory=lambda: kind(default), metadata=metadata)
@@ -89,8 +94,12 @@ def check_ranges(node: Any) -> None:
     """
     for leaf in leaves(node):
         values = leaf.value if isinstance(leaf.value, (list, tuple)) else [leaf.value]
+        if leaf.setting.size not in (0, len(values)):
+            raise ConfigError(f"{leaf.name}={leaf.value}: expected {leaf.setting.size} numbers, found {len(values)}.")
         for value in values:
             _check_value(leaf, value)
+        if leaf.setting.rising and values[0] > values[-1]:
+            raise ConfigError(f"{leaf.name}={leaf.value}: expected the smaller number first.")
 
 
 def _check_value(leaf: Leaf, value: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from hpcqa.config import Config, check_ranges, leaves
+from hpcqa.config.together import check_together
 from hpcqa.errors import ConfigError
 
 RUN_MARK = "<run>"
@@ -32,6 +34,7 @@ def from_plain(plain: Mapping[str, Any]) -> Config:
     """
     config = _build(Config, plain, "")
     check_ranges(config)
+    check_together(config)
     assert isinstance(config, Config)
     return config
 
@@ -85,7 +88,8 @@ def to_yaml(config: Config, overrides: Sequence[str]) -> str:
 
 def _replace_text(value: Any, old: str, new: str) -> Any:
     if isinstance(value, str):
-        return value.replace(old, new) if old else value
+        # Whole parts of paths only: /data/run2 is not under /data/run.
+        return re.sub(rf"{re.escape(old)}(?![\w.+-])", lambda _: new, value) if old else value
     if isinstance(value, Mapping):
         return {key: _replace_text(item, old, new) for key, item in value.items()}
     if isinstance(value, list):

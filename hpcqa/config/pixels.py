@@ -11,11 +11,17 @@ from hpcqa.config.fields import setting
 class ViewsConfig:
     """Shapes are [rows, columns] of float16 pixels; a CCD is binned by the smallest integer that makes it fit."""
 
-    context: list[int] = setting([128, 64], "Context view: the whole CCD, binned and stretched.", unit="px", low=16)
-    background: list[int] = setting([32, 16], "Background map: cells without sources.", unit="cells", low=4)
-    detail: list[int] = setting([128, 128], "Mosaic of native-resolution stamps of stars and sky.", unit="px", low=32)
+    context: list[int] = setting(
+        [128, 64], "Context view: the whole CCD, binned and stretched.", unit="px", low=16, size=2
+    )
+    background: list[int] = setting([32, 16], "Background map: cells without sources.", unit="cells", low=4, size=2)
+    detail: list[int] = setting(
+        [128, 128], "Mosaic of native-resolution stamps of stars and sky.", unit="px", low=32, size=2
+    )
     stamp: int = setting(32, "Side of one stamp in the detail view; divides both of its sides.", unit="px", low=8)
-    focal_plane: list[int] = setting([64, 64], "All CCDs' backgrounds laid out as on the sky.", unit="px", low=16)
+    focal_plane: list[int] = setting(
+        [64, 64], "All CCDs' backgrounds laid out as on the sky.", unit="px", low=16, size=2
+    )
     asinh_softening: float = setting(3.0, "Stretch asinh(z / softening), z in units of noise.", unit="sigma", low=0.1)
     sky_share: float = setting(0.25, "Share of the detail view's stamps that show empty sky.", low=0, high=1)
     background_floor: float = setting(

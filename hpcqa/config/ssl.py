@@ -88,7 +88,9 @@ class SslConfig:
     local_crop: float = setting(0.5, "Side of a local crop as a share of the view.", low=0.05, high=1)
     local_crops: int = setting(2, "Local crops of an image.", low=0, high=32)
     mask_probability: float = setting(0.5, "Share of the global crops with masked patches.", low=0, high=1)
-    mask_share: list[float] = setting([0.1, 0.5], "Smallest and largest masked share of a crop.", low=0, high=1)
+    mask_share: list[float] = setting(
+        [0.1, 0.5], "Smallest and largest masked share of a crop.", low=0, high=1, size=2, rising=True
+    )
     noise: float = setting(0.05, "Noise added to crops.", unit="sigma", low=0, high=10)
     gain: float = setting(0.01, "Change of gain of crops.", low=0, high=1)
     blur: float = setting(0.0, "Largest Gaussian blur of crops (an ablation: it hides seeing).", unit="px", low=0)
@@ -100,6 +102,8 @@ class SslConfig:
         "Weakest and strongest defect, log-uniform between, over the scatter of the survey's own maps.",
         low=0.01,
         high=1000,
+        size=2,
+        rising=True,
     )
     defects_left_out: list[str] = setting([], "Kinds of defects that are not injected (an ablation).")
     # The run.
@@ -125,7 +129,7 @@ class SslConfig:
     )
     log_every: int = setting(10, "Steps between lines of metrics.", low=1, output=False)
     max_skipped: int = setting(20, "Stop after so many steps in a row with losses that are not finite.", low=1)
-    init_from: str = setting("", "Weights to start from (backbone.safetensors); empty: random.")
+    init_from: str = setting("", "Weights to start from (backbone.safetensors); empty: random.", path=True)
     device: str = setting("auto", "Where to train.", choices=("auto", "cpu", "cuda"), output=False)
     precision: str = setting("auto", "Arithmetic of the forward pass.", choices=("auto", "fp32", "bf16"))
 

@@ -15,7 +15,9 @@ class InstrumentConfig:
 @dataclass(frozen=True)
 class SurveyConfig:
     simulated: bool = setting(False, "Make the survey first with `hpcqa simulate`.")
-    tables: list[str] = setting([], "survey-ccds tables (FITS, gzip, kd-tree, Parquet), paths or patterns.", path=True)
+    tables: list[str] = setting(
+        [], "survey-ccds tables (FITS, kd-tree, Parquet, CSV, ECSV; gzipped or not), paths or patterns.", path=True
+    )
     images: list[str] = setting(
         [],
         "Image directories tried in turn for a table's image_filename; empty: images/ beside the table. "

@@ -40,7 +40,6 @@ COLUMNS = (
     "image_path", "image_hdu",
 )  # fmt: skip
 SHARDS_AT_ONCE = 64  # whose manifest rows are held in memory
-FAILURES_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -310,10 +309,11 @@ def _top_up(
 
 
 def _list_failures(rows: Sequence[CcdRow], results: Sequence[CcdResult]) -> None:
-    """Log what failed, one line for each thing that was said."""
-    said: dict[str, list[CcdRow]] = {}
+    """Log what failed, one line for each reason, in the words of its first CCD."""
+    said: dict[int, list[tuple[CcdRow, str]]] = {}
     for row, result in zip(rows, results, strict=True):
         if result.failed:
-            said.setdefault(result.said, []).append(row)
-    for words, failed in list(said.items())[:FAILURES_LISTED]:
-        logger.warning("expnum %d, %d CCDs from %s: %s", failed[0].expnum, len(failed), failed[0].ccdname, words)
+            said.setdefault(result.failed, []).append((row, result.said))
+    for failed in said.values():
+        row, words = failed[0]
+        logger.warning("expnum %d, %d CCDs from %s: %s", row.expnum, len(failed), row.ccdname, words)

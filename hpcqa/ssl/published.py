@@ -1,4 +1,4 @@
-"""Published DINOv2 weights brought in: the official files, Hugging Face's layout, and what they need to fit here.
+"""Published DINOv2 weights brought in: the official files, Hugging Face's and timm's layouts, and what makes them fit.
 
 The official layout (github.com/facebookresearch/dinov2, files `dinov2_vit*14[_reg4]_pretrain.pth`) is the one that
 vit.py's names follow; everything else is renamed to it first. Files are read without executing anything in them.
@@ -6,6 +6,7 @@ vit.py's names follow; everything else is renamed to it first. Files are read wi
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import struct
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hpcqa.config import ModelConfig, ViewsConfig
-from hpcqa.errors import DataError
+from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.ssl import weights
 from hpcqa.ssl.vit import Architecture, Stem, VisionTransformer, from_architecture, stem_shapes
 
@@ -34,12 +35,18 @@ UNREADABLE = (
     LookupError, TypeError, AttributeError, AssertionError, struct.error, MemoryError, OverflowError,
 )  # fmt: skip
 
+# What training puts around a network, one in another: teacher.backbone., module., _orig_mod. of torch.compile.
+WRAPPERS = re.compile(
+    r"^(?:(?:dinov2|dinov2_with_registers|model|teacher|backbone|module|_orig_mod|_fsdp_wrapped_module)\.)+"
+)
+# Parts that are no trunk.
+HEADS = ("dino_head.", "ibot_head.", "classifier.", "pooler.", "head.", "fc_norm.")
 # Hugging Face's names, of files on its hub and of transformers 5 in memory, and the official ones.
 RENAMED: tuple[tuple[str, str], ...] = (
-    (r"^(dinov2|dinov2_with_registers|model|teacher|backbone|module)\.", ""),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.", ""),
+    (r"^reg_token$", "register_tokens"),  # timm
     (r"^layernorm\.", "norm."),
     (r"^encoder\.layer\.", "blocks."),
     (r"^(blocks\.\d+)\.attention\.(?:attention\.)?(query|key|value)\.", r"\1.attn.\2."),
@@ -57,30 +64,48 @@ RENAMED: tuple[tuple[str, str], ...] = (
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth or safetensors file; nothing in it is executed.
+    """The tensors of a .pth or safetensors file, or of the index of several; nothing in it is executed.
 
     Raises:
         DataError: missing, no weights, or a pickle of something else.
+        EnvironmentProblem: it may not be read.
     """
+    start = b""
     try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
+        with path.open("rb") as file:
+            start = file.read(512)
+        if path.name.endswith(".index.json"):
+            names = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
+            state: Any = {key: value for name in names for key, value in read_file(path.parent / name).items()}
+        elif start[8:9] == b"{":  # safetensors: the length of a header, and the header
+            state = load_file(path)
         else:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), path.open("rb") as file:  # by its content: names are wrong at times
                 warnings.simplefilter("ignore")  # of the pickle's protocol, before it is refused
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path}: not found; give a .pth or .safetensors file of DINOv2 weights.") from None
+    except PermissionError:
+        raise EnvironmentProblem(f"{path}: permission denied; make the file readable.") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: a folder; name the file of weights in it (or its .index.json).") from None
     except UNREADABLE as error:
-        raise DataError(
-            f"{path}: not a file of weights alone ({_reason(error)}); take the official .pth file."
-        ) from None
+        reason = next((words for sign, words in SIGNS if start.lstrip().lower().startswith(sign)), _reason(error))
+        raise DataError(f"{path}: not a file of weights alone ({reason}); take the official .pth file.") from None
     for key in ("teacher", "model", "state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path}: holds no table of tensors; take the official .pth file.")
     return {str(name): tensor for name, tensor in state.items()}
+
+
+# How files begin that were fetched instead of weights.
+SIGNS = (
+    (b"version https://git-lfs", "a Git LFS pointer: `git lfs pull` fetches the file itself"),
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+)
 
 
 def _reason(error: Exception) -> str:
@@ -95,21 +120,30 @@ def _reason(error: Exception) -> str:
 
 
 def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the official names: q, k, v joined, gates joined."""
+    """The tensors under the official names: q, k, v joined, gates joined; of a student and a teacher the teacher's."""
     named = {}
-    for name, tensor in state.items():
-        for _ in range(2):  # wrappers come in twos: teacher.backbone.
-            name = re.sub(*RENAMED[0], name)
-        if name.startswith(("dino_head.", "ibot_head.", "classifier.", "pooler.")):
+    has_teacher = any("teacher." in name for name in state)
+    for wrapped, tensor in state.items():
+        name = WRAPPERS.sub("", wrapped)
+        if name.startswith(HEADS) or (has_teacher and "teacher." not in wrapped):
             continue
-        for pattern, replacement in RENAMED[1:]:
+        for pattern, replacement in RENAMED:
             name = re.sub(pattern, replacement, name)
         named[name] = tensor
     _join(named, (".attn.query.", ".attn.key.", ".attn.value."), ".attn.qkv.")
     if any(".mlp.gate_proj." in name for name in named):
         _join(named, (".mlp.gate_proj.", ".mlp.fc1."), ".mlp.w12.")
         named = {name.replace(".mlp.fc2.", ".mlp.w3."): tensor for name, tensor in named.items()}
+    if _is_gated(named):
+        named = {re.sub(r"\.mlp\.fc1\.", ".mlp.w12.", name): tensor for name, tensor in named.items()}
+        named = {re.sub(r"\.mlp\.fc2\.", ".mlp.w3.", name): tensor for name, tensor in named.items()}
     return named
+
+
+def _is_gated(named: Mapping[str, Tensor]) -> bool:
+    """Whether the feed-forward is SwiGLU under the names of a plain one, as timm has it: twice as much in as out."""
+    into, out = named.get("blocks.0.mlp.fc1.weight"), named.get("blocks.0.mlp.fc2.weight")
+    return into is not None and out is not None and into.shape[0] == 2 * out.shape[-1]
 
 
 def _join(named: dict[str, Tensor], parts: tuple[str, ...], whole: str) -> None:
@@ -124,11 +158,17 @@ def infer(official: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     Raises:
         DataError: they are no vision transformer's.
     """
-    try:
-        dim = official["cls_token"].shape[-1]
-        channels = official["patch_embed.proj.weight"].shape[1]
-    except KeyError as error:
-        raise DataError(f"{path}: has no {error.args[0]}, so it is no DINOv2 vision transformer.") from None
+    for name, rank in (
+        ("cls_token", 3),
+        ("patch_embed.proj.weight", 4),
+        ("patch_embed.proj.bias", 1),
+        ("pos_embed", 3),
+    ):
+        if name not in official or official[name].ndim != rank:
+            found = f"{name} of shape {tuple(official[name].shape)}" if name in official else f"no {name}"
+            raise DataError(f"{path}: has {found}, so it is no DINOv2 vision transformer.")
+    dim = official["cls_token"].shape[-1]
+    channels = official["patch_embed.proj.weight"].shape[1]
     depth = 1 + max((int(name.split(".")[1]) for name in official if name.startswith("blocks.")), default=-1)
     registers = official["register_tokens"].shape[1] if "register_tokens" in official else 0
     ffn = "swiglu" if "blocks.0.mlp.w12.weight" in official else "mlp"
@@ -179,7 +219,7 @@ def fill(model: VisionTransformer, official: Mapping[str, Tensor], stems: Sequen
         DataError: names missing or left over, or shapes that differ.
     """
     official = dict(official)
-    position = official.pop("pos_embed")
+    position = _with_class_position(official.pop("pos_embed"))
     projection = {part: official.pop(f"patch_embed.proj.{part}") for part in ("weight", "bias")}
     dim = position.shape[-1]
     side = round((position.shape[1] - 1) ** 0.5)
@@ -200,6 +240,22 @@ def fill(model: VisionTransformer, official: Mapping[str, Tensor], stems: Sequen
         stem = model.stems[name]
         assert isinstance(stem, Stem)
         _fill_stem(stem, projection, grid)
+
+
+def _with_class_position(position: Tensor) -> Tensor:
+    """Positions (1, 1 + side^2, D) of the class token and a square of patches.
+
+    timm has put the class token's into the token itself, where there are registers.
+
+    Raises:
+        DataError: they are of no square.
+    """
+    num = position.shape[1]
+    if round(num**0.5) ** 2 == num:
+        return torch.cat([torch.zeros_like(position[:, :1]), position], dim=1)
+    if round((num - 1) ** 0.5) ** 2 != num - 1:
+        raise DataError(f"pos_embed has {num} positions; expected a square of patches, and one for the class token.")
+    return position
 
 
 def _fill_stem(stem: Stem, projection: Mapping[str, Tensor], grid: Tensor) -> None:
@@ -239,6 +295,7 @@ def import_weights(
         network, card = weights.load_backbone(source)
         return weights.save_backbone(output, network, card)
     official = to_official(read_file(source))
+    weights.refuse_non_finite(official, source)
     found = infer(official, source)
     if found["in_channels"] == 3 and model.in_channels == 1:
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if normalised else (None, None)

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hpcqa.config import ModelConfig, ViewsConfig
 from hpcqa.config.ssl import VIEWS
+from hpcqa.config.together import PATCH_OF
 from hpcqa.errors import ConfigError, DataError
 from hpcqa.ssl import draws
 
@@ -359,16 +360,10 @@ def stem_shapes(model: ModelConfig, views: ViewsConfig, only: Collection[str] = 
     Raises:
         ConfigError: a view's sides are not multiples of its patch.
     """
-    patches = {
-        "context": ("patch", model.patch),
-        "background": ("patch_background", model.patch_background),
-        "detail": ("patch", model.patch),
-        "focal_plane": ("patch_focal_plane", model.patch_focal_plane),
-    }
     shapes = {}
-    for view in (view for view in patches if view in only):
-        key, patch = patches[view]
-        rows, cols = getattr(views, view)
+    for view in (view for view in PATCH_OF if view in only):
+        key = PATCH_OF[view]
+        patch, (rows, cols) = getattr(model, key), getattr(views, view)
         if rows % patch or cols % patch:
             raise ConfigError(f"views.{view}=[{rows},{cols}]: both sides must be multiples of model.{key}={patch}.")
         shapes[view] = StemShape(rows, cols, patch)

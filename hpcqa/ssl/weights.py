@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from hpcqa import __version__
 from hpcqa.artifacts.files import atomic_path
 from hpcqa.errors import DataError
 from hpcqa.ssl.vit import Architecture, VisionTransformer, from_architecture
+
+logger = logging.getLogger(__name__)
 
 CARD = "hpcqa"
 FORMAT, FORMAT_VERSION = "hpcqa-backbone", 1
@@ -84,16 +87,26 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
+def refuse_non_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """DataError if a weight is NaN or infinite: every embedding would be NaN."""
+    for name, tensor in state.items():
+        num = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+        if num:
+            raise DataError(f"{path}: {num} of {tensor.numel()} values of {name} are not finite; fetch the file again.")
+
+
 def load_backbone(path: Path) -> tuple[VisionTransformer, dict[str, Any]]:
     """The network in evaluation mode, and its card.
 
     Raises:
-        DataError: missing, damaged, or tensors that do not fit the card's architecture.
+        DataError: missing, damaged, not finite, or tensors that do not fit the card's architecture.
     """
     card = read_card(path)
     try:
         model = from_architecture(Architecture.from_json(card["architecture"]), seed=0)
-        model.load_state_dict(load_file(path))
+        state = load_file(path)
+        refuse_non_finite(state, path)
+        model.load_state_dict(state)
     except (RuntimeError, KeyError, SafetensorError) as error:
         raise DataError(f"{path}: its tensors do not fit its card ({error}); export it again.") from None
     return model.eval(), card
@@ -104,24 +117,42 @@ def untrained(card: Mapping[str, Any]) -> VisionTransformer:
     return from_architecture(Architecture.from_json(card["architecture"]), seed=int(card.get("seed", 1))).eval()
 
 
-def initialise(model: VisionTransformer, path: Path) -> None:
-    """Start a network from a backbone's weights; heads and views that the file has not stay as they are.
+def check_start(ours: Architecture, path: Path) -> Architecture:
+    """The architecture of a backbone that a network of `ours` can start from; only the file's card is read.
 
     Raises:
         DataError: the file is no backbone, or its trunk is of another architecture.
     """
-    card = read_card(path)
-    theirs, ours = Architecture.from_json(card["architecture"]), model.architecture
+    theirs = Architecture.from_json(read_card(path)["architecture"])
     for name in ("dim", "depth", "heads", "ffn", "in_channels", "registers"):
         if getattr(theirs, name) != getattr(ours, name):
+            key = f"model.{name}" if name in ("in_channels", "registers") else "model"
             raise DataError(
-                f"{path}: its {name} is {getattr(theirs, name)}, model asks for {getattr(ours, name)}; set model to "
+                f"{path}: its {name} is {getattr(theirs, name)}, model asks for {getattr(ours, name)}; set {key} to "
                 "what the weights are, or take other weights."
             )
-    state = load_file(path)
+    return theirs
+
+
+def initialise(model: VisionTransformer, path: Path) -> None:
+    """Start a network from a backbone's weights; heads and views that the file has not stay as they are.
+
+    Raises:
+        DataError: the file is no backbone, is damaged or not finite, or its trunk is of another architecture.
+    """
+    ours = model.architecture
+    theirs = check_start(ours, path)
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise DataError(f"{path}: damaged ({error}); fetch it again.") from None
+    refuse_non_finite(state, path)
     for view in ours.stems:
         if view in theirs.stems and theirs.stems[view] != ours.stems[view]:
             state = {name: tensor for name, tensor in state.items() if not name.startswith(f"stems.{view}.")}
     own = model.state_dict()
     fitting = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
     model.load_state_dict(fitting, strict=False)
+    fresh = sorted({name.split(".")[1] for name in own if name.startswith("stems.") and name not in fitting})
+    logger.info("%s: %d of %d tensors taken; stems that start at random: %s.", path, len(fitting), len(own),
+                ", ".join(fresh) or "none")  # fmt: skip

@@ -130,11 +130,24 @@ def open_stream(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path}: not found; correct survey.tables.") from None
     except IsADirectoryError:
-        raise DataError(f"{path}: a folder; expected a survey-ccds table (FITS or Parquet).") from None
+        raise DataError(f"{path}: a folder; expected a survey-ccds table (FITS, Parquet or CSV).") from None
     except PermissionError:
         raise EnvironmentProblem(f"{path}: permission denied; make the file readable.") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}); fetch the table again.") from None
+
+
+def start_of(path: Path, size: int) -> bytes:
+    """The first bytes of a file, decompressed; fewer than `size` where it is smaller.
+
+    Raises:
+        DataError, EnvironmentProblem: as `open_stream`; empty, or it does not decompress.
+    """
+    with open_stream(path) as stream:
+        start = _read(path, stream, size)
+    if not start:
+        raise DataError(f"{path}: empty; expected a survey-ccds table.")
+    return start
 
 
 def _read(path: Path, stream: Any, size: int) -> bytes:
@@ -161,12 +174,10 @@ def open_table(path: Path, stream: Any, column: str) -> BinTable:
         DataError: not FITS, damaged, or no such table; says which columns were found.
     """
     seen: list[str] = []
-    first = True
     while True:
-        header = _header(path, stream, first=first)
+        header = _header(path, stream)
         if header is None:
             break
-        first = False
         size = _data_size(path, header)
         if str(header.get("XTENSION", "")).strip().upper() == "BINTABLE":
             layout = _layout(path, header)
@@ -188,19 +199,15 @@ def _skip(path: Path, stream: Any, size: int) -> None:
         left -= len(part)
 
 
-def _header(path: Path, stream: Any, *, first: bool) -> Mapping[str, Any] | None:
+def _header(path: Path, stream: Any) -> Mapping[str, Any] | None:
     """The next header, or None at the end of the file."""
     from astropy.io import fits
 
     text = b""
     for _ in range(MOST_HEADER_BLOCKS):
         block = _read(path, stream, BLOCK)
-        if not text and (not block or (not first and not block.startswith(b"XTENSION"))):
-            if first:
-                raise DataError(f"{path}: empty; expected a survey-ccds table.")
+        if not text and not block.startswith((b"SIMPLE", b"XTENSION")):
             return None
-        if first and not text and not block.startswith(b"SIMPLE"):
-            raise DataError(f"{path}: neither FITS nor Parquet; expected a survey-ccds table.")
         if len(block) < BLOCK:
             raise DataError(f"{path}: truncated inside a header; fetch the table again.")
         text += block

@@ -51,7 +51,7 @@ def locate(names: Coded, tables: Coded, folders: Sequence[Path]) -> Located:
     Args:
         names: image file names as the tables give them, relative to an image folder.
         tables: the table of each row; with no `folders`, images lie in images/ beside it.
-        folders: tried in turn, each with the whole relative name and with the bare file name.
+        folders: tried in turn, each with the whole relative name and with the bare file name, with .fz or without.
     """
     combinations, index = pairs(tables.codes, names.codes, len(names.words))
     beside = [[str(Path(table).parent / IMAGES_FOLDER)] for table in tables.words]
@@ -74,11 +74,13 @@ def _find(name: str, roots: Sequence[str], listing: Listing) -> tuple[str, str, 
     if not name:
         return "", "the table gives no image file name", "file"
     for root in roots:
-        for candidate in (f"{root}/{name}", f"{root}/{name.rpartition('/')[2]}"):
+        for candidate in (name if name.startswith("/") else f"{root}/{name}", f"{root}/{name.rpartition('/')[2]}"):
             folder, _, base = candidate.rpartition("/")
-            entries = listing(folder)
-            if entries is not None and base in entries:
-                return candidate, "", ""
+            entries = listing(folder) or frozenset()
+            # Images are unpacked or packed at times, under the name that says so.
+            for known in (base, base.removesuffix(".fz"), f"{base}.fz"):
+                if known in entries:
+                    return f"{folder}/{known}", "", ""
     where = " nor ".join(roots)
     if all(listing(root) is None for root in roots):
         return "", f"no folder {where}", "folder"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import gzip
 import logging
 import re
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +15,31 @@ import numpy as np
 
 from hpcqa.errors import ConfigError, DataError, EnvironmentProblem
 from hpcqa.survey import lists, sheets
-from hpcqa.survey.statements import CcdNamer, Reading, Statement
+from hpcqa.survey.statements import NO_NUMBER, CcdNamer, Reading, Statement
 
 logger = logging.getLogger(__name__)
 
+GZIP = b"\x1f\x8b"
 LOOK_AT = 40  # lines that tell a format
 FORMATS = (
     "bad_expid.txt, DES/DELVE exclude or problem lists, Rubin bad.ecsv, reviewers' CSV, failed-WCS lists, hpcqa's CSV, "
     "or a text or FITS table with the columns expnum and reason"
+)
+
+
+# Comments, in lower case, and rows that tell a format; the first that fits.
+TITLES = (
+    ("exclude", re.compile(r"#\s*date\s+expnum\s+ccd\b")),
+    ("problem", re.compile(r"#\s*nite\s+exposure\s+problem")),
+    ("bad_expid", re.compile(r"#\s*expid\b")),
+)
+DATE = r"(?:\d{8}|\d{4}-\d\d-\d\d)"
+ROWS = (
+    ("exclude", re.compile(DATE + r"\s+\d{5,}(?:\s+(?:nan|[A-Za-z]{0,3}\d{1,3}(?:\.0)?)){2,3}$")),
+    ("problem", re.compile(DATE + r"\s+\d{4,}\s+[A-Za-z\"]")),
+    ("wcs", re.compile(r"(?:path\s*,\s*expnum|\S*/.+,\s*\d+)$")),
+    ("visits", re.compile(r"(?:\d{4,18}(?:\.0)?(?:-[A-Za-z]+\d+)?\s*,|exposure\s*,\s*comment\b)")),
+    ("bad_expid", re.compile(r"(?:D00)?\d{4,18}(?:\.0+)?(?:-[A-Za-z]*\d+\b|[\s;:/#]|\s*[–—.]{1,3}\s*\d{4}|$)")),
 )
 
 
@@ -31,12 +50,12 @@ def detect(lines: list[str]) -> str:
     """
     told = [line.strip() for line in lines if line.strip()]
     head = told[:LOOK_AT]
-    first = next((line for line in told if not line.startswith("#")), "")
+    rows = [line for line in told if not line.startswith("#")][:LOOK_AT]
     header = sheets.find_header(_without_ecsv(lines))
     if header is not None and sheets.kind_of(header.names):
         is_rubins = set(header.names) == {"expnum", "comment"} and header.delimiter == ","
         return "visits" if is_rubins else sheets.kind_of(header.names)
-    return "visits" if _is_ecsv(head) else _detect_rows(head, first)
+    return "" if _is_ecsv(head) else _detect_rows(head, rows)
 
 
 def _is_ecsv(lines: Sequence[str]) -> bool:
@@ -48,19 +67,15 @@ def _without_ecsv(lines: list[str]) -> list[str]:
     return ["" if line.startswith("#") else line for line in lines] if _is_ecsv(lines[:LOOK_AT]) else lines
 
 
-def _detect_rows(head: Sequence[str], first: str) -> str:
+def _detect_rows(head: Sequence[str], rows: Sequence[str]) -> str:
     comments = " ".join(line.lower() for line in head if line.startswith("#"))
-    if re.match(r"^\d{8}\s+\d{5,}\s+\S+\s+\S+\s+\d+$", first) or re.search(r"#\s*date\s+expnum\s+ccd\b", comments):
-        return "exclude"
-    if re.match(r"^\d{8}\s+\d{4,}\s+[A-Za-z]", first) or re.search(r"#\s*nite\s+exposure\s+problem", comments):
-        return "problem"
-    if re.match(r"^\S*/\S+\s*,\s*\d+$", first) or re.match(r"^path\s*,\s*expnum$", first.lower()):
-        return "wcs"
-    if re.match(r"^\d{4,18}\s*,", first) or first.lower().replace(" ", "") == "exposure,comment":
-        return "visits"
-    if re.match(r"^\d{4,18}(-[A-Za-z]*\d+)?(\s|$)", first) or re.search(r"#\s*expid\b", comments):
-        return "bad_expid"
-    return ""
+    for kind, title in TITLES:
+        if title.search(comments):
+            return kind
+    # Any line may be odd: most of them tell.
+    kind = next((kind for kind, row in ROWS if sum(bool(row.match(line)) for line in rows) * 2 > len(rows)), "")
+    # Numbers below a line of names that we do not know may be anything.
+    return "" if kind == "visits" and not dict(ROWS)[kind].match(rows[0]) else kind
 
 
 def read_list(path: Path, namer: CcdNamer) -> Reading | None:
@@ -72,21 +87,30 @@ def read_list(path: Path, namer: CcdNamer) -> Reading | None:
     if is_fits(path):
         names, rows = sheets.read_fits(path)
         return _read_rows(sheets.kind_of(names), rows, path, namer)
-    lines = read_lines(path)
+    reading = _read_text(read_lines(path), path, namer)
+    # Not one line says of what it speaks: it is no list, whatever it looks like.
+    says_nothing = (
+        reading is not None and not reading.statements and {NO_NUMBER, lists.NOT_UNDERSTOOD} & set(reading.left_out)
+    )
+    return None if says_nothing else reading
+
+
+def _read_text(lines: list[str], path: Path, namer: CcdNamer) -> Reading | None:
     kind = detect(lines)
     if kind in ("own", "review", "table"):
         header = sheets.find_header(_without_ecsv(lines))
         assert header is not None
         return _read_rows(kind, sheets.records(lines, header), path, namer)
     if kind == "visits":
-        return lists.parse_plain_csv(lines, path)
+        return lists.parse_plain_csv(lines, path, namer)
     if kind == "exclude":
         return lists.parse_exclude(lines, path, namer)
     if kind == "problem":
         return lists.parse_problems(lines, path)
     if kind == "wcs":
         return lists.parse_failed_wcs(lines, path)
-    return lists.parse_bad_expid(lines, path, namer) if kind == "bad_expid" else None
+    is_empty = all(line.lstrip().startswith("#") for line in lines if line.strip())
+    return lists.parse_bad_expid(lines, path, namer) if kind == "bad_expid" or is_empty else None
 
 
 def _read_rows(kind: str, rows: Sequence[sheets.Row], path: Path, namer: CcdNamer) -> Reading | None:
@@ -96,16 +120,20 @@ def _read_rows(kind: str, rows: Sequence[sheets.Row], path: Path, namer: CcdName
 
 
 def is_fits(path: Path) -> bool:
-    """Whether a file starts as FITS does, or cannot be looked into."""
+    """Whether a file starts as FITS does, unpacked if it is gzip's; no if it cannot be looked into."""
     try:
         with path.open("rb") as file:
-            return file.read(9) == b"SIMPLE  ="
-    except OSError:
+            start = file.read(9)
+        if start.startswith(GZIP):
+            with gzip.open(path) as unpacked:
+                start = unpacked.read(9)
+    except (OSError, EOFError, zlib.error):
         return False
+    return start == b"SIMPLE  ="
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file in UTF-8, UTF-16 (as Excel saves "Unicode text") or Latin-1.
+    """Lines of a text file, gzipped or not, in UTF-8, UTF-16 (as Excel saves "Unicode text") or Latin-1.
 
     Raises:
         DataError: not there, or not text.
@@ -113,6 +141,10 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         raw = path.read_bytes()
+        if raw.startswith(GZIP):
+            raw = gzip.decompress(raw)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: does not decompress ({error}); fetch the list again.") from None
     except PermissionError:
         raise EnvironmentProblem(f"{path}: permission denied; make the file readable.") from None
     except OSError as error:
@@ -120,7 +152,10 @@ def read_lines(path: Path) -> list[str]:
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return raw.decode("utf-16", errors="replace").splitlines()
     if b"\0" in raw[:4096]:
-        raise DataError(f"{path}: not a text file; expected a label list ({FORMATS}). Save spreadsheets as CSV.")
+        raise DataError(
+            f"{path}: not a text file; expected a label list ({FORMATS}). Save spreadsheets as CSV; of "
+            "packed files only gzip's are read."
+        )
     try:
         return raw.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
@@ -174,9 +209,17 @@ def _read_or_warn(path: Path, named: bool, namer: CcdNamer) -> Reading | None:
         reading = None
     if reading is None:
         if named:
-            raise DataError(f"{path}: no label list that hpcqa knows; expected one of {FORMATS}.")
+            raise DataError(f"{path}: no label list that hpcqa knows{_start(path)}; expected one of {FORMATS}.")
         logger.warning("%s: no label list; left out.", path)
     return reading
+
+
+def _start(path: Path) -> str:
+    """What a file that is no list has instead, in words."""
+    if is_fits(path):
+        return f" (columns found: {', '.join(sheets.read_fits(path)[0])})"
+    first = next((line.strip() for line in read_lines(path) if line.strip() and not line.startswith("#")), "")
+    return f" (found {first[:60]!r})"
 
 
 def report(reading: Reading) -> None:
@@ -201,6 +244,22 @@ def report(reading: Reading) -> None:
             len(numbers),
             shown,
         )
+
+
+def report_conflicts(statements: Sequence[Statement]) -> None:
+    """Log how many exposures and CCDs some call good and others bad, and who says so of the first."""
+    said: dict[tuple[int, int], dict[bool, Statement]] = {}
+    for item in statements:
+        said.setdefault((item.expnum, item.ccdnum), {}).setdefault(item.bad, item)
+    both = [key for key, by_verdict in said.items() if len(by_verdict) == 2]
+    if both:
+        good, bad = said[both[0]][False], said[both[0]][True]
+        ccd = f"-{bad.ccdnum}" if bad.ccdnum >= 0 else ""
+        logger.warning(
+            "%d exposures or CCDs are good in one statement and bad in another, and count as bad; first %d%s: "
+            "good in line %d of %s, bad in line %d of %s.",
+            len(both), bad.expnum, ccd, good.line, good.source, bad.line, bad.source,
+        )  # fmt: skip
 
 
 def to_columns(statements: Sequence[Statement]) -> dict[str, np.ndarray]:

@@ -10,15 +10,18 @@ from pathlib import Path
 
 from hpcqa.survey import rules
 from hpcqa.survey.sheets import KEY_ALIASES
-from hpcqa.survey.statements import WHOLE, CcdNamer, Reading, parse_expnum
+from hpcqa.survey.statements import NO_NUMBER, WHOLE, CcdNamer, Reading, parse_expnum, split_key
 
 HEADERS = KEY_ALIASES | {"expnum"}
-_RANGE = re.compile(r"^\d{4,18}\s*(?:-|\.\.|to)\s*\d{4,18}\b")
+_RANGE = re.compile(r"^\d{4,18}\s*(?:[-–—:]|\.{2,3}|to|thru|through|until)\s*\d{4,18}\b")
 _EXCLUDE_HEADER = re.compile(r"^#\s*date\s+expnum\b", re.IGNORECASE)
-_ENTRY = re.compile(r"^(\d{4,18})(?:-([A-Za-z]+\d+|\d{1,3}))?(?:[\s,]+(.*))?$")
-_ONE_MORE_CCD = re.compile(r"^([A-Za-z]+\d+)(?:[\s,]+(.*))?$")
+_ENTRY = re.compile(r"^((?:D00)?\d{4,18}(?:\.0+)?)(?:-([A-Za-z]+\d+|\d{1,3}))?(?:[\s,;:/+&#]+(.*))?$")
+_ONE_MORE_CCD = re.compile(r"^([A-Za-z]+\d+)(?:[\s,;:/+&#]+(.*))?$")
+_BEHIND = re.compile(r"^-?\s*([A-Za-z]+\d+)(?:\s|$)")
+_AND = (",", ";", "/", "+", "&")  # between CCDs of one entry
 _COMMENTED_ENTRY = re.compile(r"^#\s*\d{5,18}(?:-[A-Za-z]+\d+)?(?:\s|$)")
-_COMMENTED_ROW = re.compile(r"^#\s*\d{8}\s+\d{5,}")
+_COMMENTED_ROW = re.compile(r"^#\s*(?:\d{8}|\d{4}-\d\d-\d\d)\s+\d{5,}")
+NOT_UNDERSTOOD = "not understood (expected EXPNUM[-CCD] [flag] [text])"
 _FLAG = re.compile(r"^([123])(?=\s|$)\s*(.*)$")
 
 
@@ -26,6 +29,7 @@ def parse_bad_expid(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
     """`EXPNUM[-CCD[,CCD...]] [flag] [text]`; a line that starts with # comments, or heads a section and tells why.
 
     A commented-out entry is not bad. An entry's reason is its own text's and flag's; without a text, its section's.
+    A CCD behind a blank is part of the text: the whole exposure is bad, as legacypipe takes it.
     """
     reading = Reading(path, "bad_expid")
     section, section_used, before = "", False, 0
@@ -48,8 +52,11 @@ def parse_bad_expid(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
         expnum = parse_expnum(found[1]) if found else None
         ccdnum = namer.number(found[2], expnum) if found and found[2] and expnum else WHOLE
         if found is None or expnum is None or ccdnum is None:
-            reading.skip("no exposure number" if expnum is None else "unknown CCD", number)
+            reading.skip(NOT_UNDERSTOOD if expnum is None else "unknown CCD", number)
             continue
+        behind = None if found[2] else _BEHIND.match(found[3] or "")
+        if behind and namer.number(behind[1], expnum) is not None:
+            reading.skip("a CCD behind a blank (taken as the whole exposure)", number)
         section_used = True
         more, text = _more_ccds(line, found[3] or "", expnum, namer) if found[2] else ([], (found[3] or "").strip())
         reasons = _reasons(text, section, before)
@@ -61,9 +68,9 @@ def parse_bad_expid(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
 
 
 def _more_ccds(line: str, rest: str, expnum: int, namer: CcdNamer) -> tuple[list[int], str]:
-    """Further CCDs behind commas, and the text after them."""
+    """Further CCDs behind commas and the like, and the text after them."""
     more: list[int] = []
-    while line.removesuffix(rest).rstrip().endswith(",") and (found := _ONE_MORE_CCD.match(rest)):
+    while line.removesuffix(rest).rstrip().endswith(_AND) and (found := _ONE_MORE_CCD.match(rest)):
         ccdnum = namer.number(found[1], expnum)
         if ccdnum is None:
             break
@@ -103,10 +110,10 @@ def parse_exclude(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
             elif not _EXCLUDE_HEADER.match(line):
                 section = line.lstrip("#").strip()
             continue
-        words = line.split()
+        words = line.replace(",", " ").split()
         expnum = parse_expnum(words[1]) if len(words) > 1 else None
         if expnum is None:
-            reading.skip("no exposure number", number)
+            reading.skip(NO_NUMBER, number)
             continue
         ccdnum = _ccd_of(words[2:], expnum, number, reading, namer)
         source = f"{path.name}: {section}" if rules.parse(section) else path.name
@@ -115,15 +122,17 @@ def parse_exclude(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
 
 
 def _ccd_of(words: list[str], expnum: int, line: int, reading: Reading, namer: CcdNamer) -> int:
-    """The CCD of `ccd id ccdnum`."""
-    named = namer.candidates(words[1], expnum) if len(words) > 1 and words[1].lower() != "nan" else []
-    numbered = int(words[2]) if len(words) > 2 and words[2].isdigit() and len(words[2]) < 4 else None
+    """The CCD of `ccd id ccdnum`: its name may be in either of the first two, where a number means something else."""
+    names = [word for word in words[:2] if word[0].isalpha() and word.lower() != "nan"]
+    named = namer.candidates(names[-1], expnum) if names else []
+    numbered = namer.number(words[2], expnum) if len(words) > 2 else None
     if numbered is not None:
         if named and numbered not in named:
             reading.skip("CCD name and number disagree (number taken)", line)
         return numbered
     if not named:
-        reading.skip("no CCD (taken as the whole exposure)", line)
+        told = any(word.lower() != "nan" for word in (*names, *words[2:3]))
+        reading.skip(f"{'unknown' if told else 'no'} CCD (taken as the whole exposure)", line)
         return WHOLE
     return named[0]
 
@@ -140,27 +149,28 @@ def parse_problems(lines: list[str], path: Path) -> Reading:
         words = line.split(None, 2)
         expnum = parse_expnum(words[1]) if len(words) > 1 else None
         if expnum is None:
-            reading.skip("no exposure number", number)
+            reading.skip(NO_NUMBER, number)
             continue
         problem = words[2] if len(words) > 2 else ""
         reading.bad(expnum, WHOLE, rules.parse(problem), path.name, number, problem)
     return reading
 
 
-def parse_plain_csv(lines: list[str], path: Path) -> Reading:
-    """Rubin's lists: `exposure,comment`, under an ECSV header or under none."""
+def parse_plain_csv(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
+    """Rubin's lists: `exposure[-CCD],comment`, under an ECSV header or under none."""
     reading = Reading(path, "visits")
     for number, raw in enumerate(lines, start=1):
         line = raw.strip()
         first, _, comment = line.partition(",")
         if not line or line.startswith("#") or first.strip().lower() in HEADERS:
             continue
-        expnum = parse_expnum(first)
-        if expnum is None:
-            reading.skip("no exposure number", number)
+        expnum, ccd = split_key(first)
+        ccdnum = namer.number(ccd, expnum) if ccd and expnum else WHOLE
+        if expnum is None or ccdnum is None:
+            reading.skip(NO_NUMBER if expnum is None else "unknown CCD", number)
             continue
         text = comment.strip().strip('"').strip()
-        reading.bad(expnum, WHOLE, rules.parse(text), path.name, number, text)
+        reading.bad(expnum, ccdnum, rules.parse(text), path.name, number, text)
     return reading
 
 
@@ -172,7 +182,7 @@ def parse_failed_wcs(lines: list[str], path: Path) -> Reading:
         expnum = parse_expnum(last)
         if expnum is None:
             if raw.strip() and number > 1:
-                reading.skip("no exposure number", number)
+                reading.skip(NO_NUMBER, number)
             continue
         if rules.load().wcs_fine.search(image.lower()):
             reading.skip("reprocessing whose WCS is fine", number)

@@ -17,7 +17,7 @@ from hpcqa.artifacts.schema import Provenance, Values
 from hpcqa.artifacts.store import digests, is_current, read_provenance, read_table, write_table, write_text
 from hpcqa.config import Config
 from hpcqa.config.frozen import refuse_other_settings, stage_digest
-from hpcqa.errors import ConfigError, DataError
+from hpcqa.errors import ConfigError, DataError, EnvironmentProblem
 from hpcqa.instruments.base import Instrument
 from hpcqa.parallel.ranks import Ranks
 from hpcqa.survey import labels, rules, scan, selection, tables, takeover, versions
@@ -123,6 +123,10 @@ def file_digests(folder: RunFolder, paths: Sequence[Path]) -> dict[str, str]:
         try:
             with path.open("rb") as file:
                 found[folder.relative(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+        except PermissionError:
+            raise EnvironmentProblem(f"{path}: permission denied; make the file readable.") from None
+        except IsADirectoryError:
+            raise DataError(f"{path}: a folder; expected a file, or a pattern such as {path}/*.fits.gz.") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); correct the path.") from None
     return found
@@ -334,6 +338,7 @@ def write_labels(config: Config, folder: RunFolder, artifact: str, patterns: Seq
         return
     readings = labels.read_lists(patterns, _namer(config, folder))
     statements = [statement for reading in readings for statement in reading.statements]
+    labels.report_conflicts(statements)
     if not statements:
         logger.warning("No labels: classification needs some; name lists in survey.labels.")
     write_table(path, LABELS, labels.to_columns(statements), Provenance(digest, parents, config.instrument.name))

@@ -55,16 +55,17 @@ class Found:
 
 
 def find_images(folders: Sequence[Path], prefer: str) -> list[Found]:
-    """Image files under folders, sorted by path; masks, weights and tables are left out.
+    """Image files under folders, sorted by path; masks, weights and tables are left out. Links to folders are followed.
 
     Raises:
         DataError: there is not one.
     """
     order = [instruments.get(prefer), *(instruments.get(name) for name in instruments.KNOWN if name != prefer)]
     found = []
-    for root in folders:
-        for folder, folders_below, names in os.walk(root):
-            folders_below.sort()
+    seen: set[tuple[int, int]] = set()
+    for root in (root for root in folders if _is_new(root, seen)):
+        for folder, folders_below, names in os.walk(root, onerror=_warn, followlinks=True):
+            folders_below[:] = sorted(name for name in folders_below if _is_new(Path(folder) / name, seen))
             for name in sorted(names):
                 entry = _identify(Path(folder) / name, root, order) if name.lower().endswith(SUFFIXES) else None
                 if entry is not None:
@@ -72,6 +73,22 @@ def find_images(folders: Sequence[Path], prefer: str) -> list[Found]:
     if not found:
         raise DataError(f"{', '.join(map(str, folders))}: no image files; expected names such as {SUFFIXES[1]} gives.")
     return found
+
+
+def _warn(error: OSError) -> None:
+    logger.warning("%s: the folder cannot be read (%s); what is in it is not surveyed.", error.filename, error.strerror)
+
+
+def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
+    """Whether a folder is met for the first time: links may lead back up, or to one place twice."""
+    try:
+        about = folder.stat()
+    except OSError:
+        return True  # the walk will say what is wrong with it
+    key = about.st_dev, about.st_ino
+    is_new = key not in seen
+    seen.add(key)
+    return is_new
 
 
 def _identify(path: Path, root: Path, order: Sequence[Instrument]) -> Found | None:

@@ -1,7 +1,7 @@
 """Label tables with named columns: hpcqa's own CSV (also the truth of a simulation), reviewers' sheets, exclude tables.
 
 Cells may be cut at commas, semicolons, tabs or blanks; the header may follow a title; the key may be called exposure or
-visit, as Rubin does.
+visit, or be split into day_obs and seq_num, as Rubin does.
 """
 
 from __future__ import annotations
@@ -19,33 +19,58 @@ import numpy as np
 from hpcqa.errors import DataError
 from hpcqa.reasons import BIT
 from hpcqa.survey import rules
-from hpcqa.survey.statements import WHOLE, CcdNamer, Reading, Statement, parse_expnum
+from hpcqa.survey.statements import NO_NUMBER, WHOLE, CcdNamer, Reading, Statement, parse_expnum, split_key
 
 OWN_COLUMNS = ("expnum", "ccdnum", "verdict", "reasons", "severity", "comment")
-KEY_ALIASES = frozenset({"exposure", "visit", "expid", "exposure_id", "exp_id", "exposure_number"})
+KEY_ALIASES = frozenset(
+    {
+        "exposure",
+        "visit",
+        "expid",
+        "exposure_id",
+        "exp_id",
+        "exposure_number",
+        "exp_num",
+        "expno",
+        "visit_id",
+        "visitid",
+    }
+)
+DAY_AND_NUMBER = ("day_obs", "seq_num")
 ALIASES = dict.fromkeys(KEY_ALIASES, "expnum") | {
     "ccdname": "ccdnum", "ccd": "ccdnum", "detector": "ccdnum", "extname": "ccdnum", "detpos": "ccdnum",
     "bad": "verdict", "badexp": "verdict", "is_bad": "verdict",
-    "reason": "reasons", "problem": "reasons", "problems": "reasons", "comments": "comment", "note": "comment",
-    "notes": "comment",
+    "reason": "reasons", "problem": "reasons", "problems": "reasons", "why": "reasons", "cause": "reasons",
+    "comments": "comment", "note": "comment", "notes": "comment", "remark": "comment", "remarks": "comment",
+    "dayobs": "day_obs", "seqnum": "seq_num", "analyst": "reviewer",
 }  # fmt: skip
 # Columns that may stand beside ours in a table cut at blanks.
-KNOWN_BESIDE = frozenset({"date", "night", "nite", "band", "filter", "analyst", "image_hdu", "vi_source", "mjd_obs"})
+KNOWN_BESIDE = frozenset(
+    {"date", "night", "nite", "band", "filter", "reviewer", "image_hdu", "vi_source", "mjd_obs", *DAY_AND_NUMBER}
+)
 MOST_TITLE_LINES = 20
-_VOTE = re.compile(r"^(?P<who>.+?)_(?:badexp|bad|verdict|vote)$")
-YES = frozenset({"yes", "y", "true", "t", "1", "bad", "x"})
-NO = frozenset({"no", "n", "false", "f", "0", "good", "ok"})
+# A share or a count of what is bad is nobody's vote.
+_VOTE = re.compile(r"^(?!(?:p|n|num|prob|share|fraction|percent)_)(?P<who>.+?)_(?:badexp|bad|verdict|vote)$")
+YES = frozenset({"yes", "y", "true", "t", "1", "bad", "x", "reject", "rejected", "exclude", "excluded"})
+NO = frozenset({"no", "n", "false", "f", "0", "good", "ok", "okay", "fine", "keep", "kept", "accept", "accepted"})
+UNSURE = frozenset(
+    {"", "maybe", "nan", "none", "null", "na", "n/a", "unsure", "unknown", "undecided", "review", "-", "--"}
+)
+WHOLE_WORDS = frozenset({"", "-1", "nan", "none", "null", "na", "n/a", "--", "all", "whole", "*"})
+WORDS = ("reason", "reasons", "comment", "comments", "note", "notes")  # a reviewer's, behind the name
 Row = tuple[int, Mapping[str, str]]  # line number, cells by name
 
 
 def vote(text: str) -> bool | None:
     """True bad, False good, None an abstention. 'yes ', 'y?', '1.0' and 'True' are bad; 'maybe', '' and NaN abstain."""
-    word = text.strip().lower().rstrip("?! ")
-    if word.endswith(".0"):
-        word = word[:-2]
+    word = _bare(text)
     if word in YES:
         return True
     return False if word in NO else None
+
+
+def _bare(verdict: str) -> str:
+    return verdict.strip().lower().rstrip("?! ").removesuffix(".0")
 
 
 @dataclass(frozen=True)
@@ -58,12 +83,18 @@ class Header:
 
 
 def kind_of(names: Sequence[str]) -> str:
-    """review, own or table; empty where nothing says what is bad."""
+    """review, own or table; empty where nothing says what is bad. A list of exposures and CCDs alone is a table."""
     if any(_VOTE.match(name) for name in names):
         return "review"
     if "verdict" in names:
         return "own"
-    return "table" if "reasons" in names or "comment" in names else ""
+    is_bare = set(names) <= {"expnum", "ccdnum", "reviewer", *DAY_AND_NUMBER}
+    return "table" if is_bare or "reasons" in names or "comment" in names else ""
+
+
+def has_key(names: Sequence[str]) -> bool:
+    """Whether columns of these names say of which exposure a row speaks."""
+    return "expnum" in names or set(DAY_AND_NUMBER) <= set(names)
 
 
 def find_header(lines: Sequence[str]) -> Header | None:
@@ -76,7 +107,7 @@ def find_header(lines: Sequence[str]) -> Header | None:
             is_comment = bool(cells) and cells[0].startswith("#")
             names = [_our_name(cell.lstrip("# "), aliases=not is_comment) for cell in cells if cell != "#"]
             # A sentence has blanks too: there every word must be a column's name.
-            if "expnum" in names and (delimiter != " " or set(names) <= {*OWN_COLUMNS, *KNOWN_BESIDE}):
+            if has_key(names) and (delimiter != " " or set(names) <= {*OWN_COLUMNS, *KNOWN_BESIDE}):
                 return Header(place, delimiter, tuple(names))
     return None
 
@@ -87,16 +118,30 @@ def _our_name(cell: str, *, aliases: bool) -> str:
 
 
 def _cut(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows of cells, each with the number of its last line; quoted cells may hold line ends."""
-    reader = csv.reader(
-        (line.strip(" ").replace("\0", "") + "\n" for line in lines), delimiter=delimiter, skipinitialspace=True
-    )
-    try:
-        for cells in reader:
-            yield reader.line_num, [cell.strip() for cell in cells]
-    except csv.Error:
-        # A field beyond csv's limit: what was read so far stands, and the rest is reported by its absence.
-        return
+    """Rows of cells, each with the number of its last line; quoted cells may hold line ends.
+
+    A quote that nobody closes is a character like any other: else it would swallow all the rows below it.
+    """
+    clean = [line.strip(" ").replace("\0", "") + "\n" for line in lines]
+    start = 0
+    while start < len(clean):
+        reader = csv.reader(clean[start:], delimiter=delimiter, skipinitialspace=True)
+        before = start
+        try:
+            for cells in reader:
+                after = start + reader.line_num
+                if after - before > 1 and after == len(clean) and sum(line.count('"') for line in clean[before:]) % 2:
+                    break
+                yield after, [cell.strip() for cell in cells]
+                before = after
+        except csv.Error:  # a cell beyond csv's limit
+            pass
+        if before < len(clean):
+            cells = next(
+                csv.reader([clean[before]], delimiter=delimiter, quoting=csv.QUOTE_NONE, skipinitialspace=True)
+            )
+            yield before + 1, [cell.strip() for cell in cells]
+        start = before + 1
 
 
 def records(lines: Sequence[str], header: Header) -> list[Row]:
@@ -125,7 +170,7 @@ def read_fits(path: Path) -> tuple[list[str], list[Row]]:
             for hdu in file:
                 if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
                     names = [_our_name(name, aliases=True) for name in hdu.columns.names]
-                    if "expnum" in names:
+                    if has_key(names):
                         cells = [[str(value).strip() for value in np.asarray(hdu.data[name]).tolist()]
                                  for name in hdu.columns.names]  # fmt: skip
                         rows = zip(*cells, strict=True)
@@ -142,34 +187,57 @@ def parse_own(rows: Sequence[Row], path: Path, namer: CcdNamer) -> Reading:
     """
     reading = Reading(path, "hpcqa" if any("verdict" in row for _, row in rows) else "table")
     for line, row in rows:
-        expnum, bad = parse_expnum(row.get("expnum", "")), vote(row.get("verdict", "bad"))
-        ccdnum = _ccd(row.get("ccdnum", ""), expnum, namer)
-        if expnum is None or bad is None or ccdnum is None:
-            cause = "no exposure number" if expnum is None else "no verdict" if bad is None else "unknown CCD"
-            reading.skip(cause, line)
+        expnum, verdict = _expnum(row), row.get("verdict", "bad")
+        bad = vote(verdict)
+        if expnum is None or bad is None:
+            reading.skip(NO_NUMBER if expnum is None else _no_vote(verdict), line)
             continue
         reasons = _named(row.get("reasons", ""))
         text = row.get("comment", "") or row.get("reasons", "")
-        reading.statements.append(
-            Statement(
-                expnum=expnum,
-                ccdnum=ccdnum,
-                bad=bad,
-                reasons=(reasons or rules.parse(text) or BIT["other"]) if bad else 0,
-                source=path.name,
-                line=line,
-                text=text,
-                severity=_number(row.get("severity", "")),
+        reviewer = row.get("reviewer", "")
+        for ccdnum in _ccds(row, expnum, line, reading, namer):
+            reading.statements.append(
+                Statement(
+                    expnum=expnum,
+                    ccdnum=ccdnum,
+                    bad=bad,
+                    reasons=(reasons or rules.parse(text) or BIT["other"]) if bad else 0,
+                    source=f"{path.name}: {reviewer}" if reviewer else path.name,
+                    line=line,
+                    text=text,
+                    severity=_number(row.get("severity", "")),
+                )
             )
-        )
     return reading
 
 
-def _ccd(text: str, expnum: int | None, namer: CcdNamer) -> int | None:
-    text = text.strip()
-    if text.endswith(".0"):
-        text = text[:-2]
-    return WHOLE if text.lower() in ("", "-1", "nan") else namer.number(text, expnum or 0)
+def _expnum(row: Mapping[str, str]) -> int | None:
+    """The exposure's number; Rubin's is made of the day and the number within it: 20250501 and 7 are 2025050100007."""
+    if "expnum" in row or not has_key(list(row)):
+        return split_key(row.get("expnum", ""))[0]
+    day, number = (row[name].removesuffix(".0") for name in DAY_AND_NUMBER)
+    day = day.replace("-", "")
+    is_number = len(day) == 8 and len(number) < 6 and (day + number).isascii() and (day + number).isdigit()
+    return parse_expnum(day + number.zfill(5)) if is_number and number else None
+
+
+def _ccds(row: Mapping[str, str], expnum: int, line: int, reading: Reading, namer: CcdNamer) -> list[int]:
+    """The CCDs of a row, or WHOLE: several may stand in their cell, or one behind the exposure's number.
+
+    Unknown ones are noted.
+    """
+    text = row.get("ccdnum", "").strip() or split_key(row.get("expnum", ""))[1]
+    if text.lower().removesuffix(".0") in WHOLE_WORDS:
+        return [WHOLE]
+    numbers = [namer.number(word, expnum) for word in re.split(r"[\s,;|/+&]+", text) if word]
+    if None in numbers:
+        reading.skip("unknown CCD", line)
+    return list(dict.fromkeys(number for number in numbers if number is not None))
+
+
+def _no_vote(text: str) -> str:
+    """Why a verdict is none: it abstains, or says something that nobody foresaw."""
+    return "abstention" if _bare(text) in UNSURE else "a verdict that is neither good nor bad"
 
 
 def _named(text: str) -> int:
@@ -195,23 +263,22 @@ def parse_review(rows: Sequence[Row], path: Path, namer: CcdNamer) -> Reading:
     """
     reading = Reading(path, "review")
     for line, row in rows:
-        expnum = parse_expnum(row.get("expnum", ""))
+        expnum = _expnum(row)
         if expnum is None:
-            reading.skip("no exposure number", line)
+            reading.skip(NO_NUMBER, line)
             continue
-        ccdnum = _ccd(row.get("ccdnum", ""), expnum, namer)
+        ccds = _ccds(row, expnum, line, reading, namer)
         guess = row.get("ml_reason", "") or row.get("ml_reasons", "")
         for who, verdict in reviewers(row).items():
             bad = vote(verdict)
             if bad is None:
-                reading.skip("abstention", line)
+                reading.skip(_no_vote(verdict), line)
                 continue
-            said = row.get(f"{who}_reason", "")
+            said = next((row[name] for word in WORDS if row.get(name := f"{who}_{word}", "")), "")
             text = said or (f"(classifier: {guess})" if guess else "")
             reasons = (rules.parse(said) or BIT["other"]) if bad else 0
             source = f"{path.name}: {who}"
-            place = WHOLE if ccdnum is None else ccdnum
-            reading.statements.append(Statement(expnum, place, bad, reasons, source, line, text))
+            reading.statements += [Statement(expnum, ccd, bad, reasons, source, line, text) for ccd in ccds]
     return reading
 
 

@@ -13,9 +13,12 @@ from hpcqa import instruments
 from hpcqa.reasons import BIT
 
 WHOLE = -1
+NO_NUMBER = "no exposure number"  # why a line makes no statement
 # Largest plausible exposure number: Rubin's have 13 digits; int64 holds 18 safely.
 MOST_DIGITS = 18
 FEWEST_DIGITS = 4
+_PLAIN = re.compile(r"(?:D00)?(\d+)(?:\.0*)?", re.ASCII)
+_POWER = re.compile(r"(\d)(?:\.(\d+))?[eE]\+?(\d{1,2})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,22 @@ class Reading:
 
 
 def parse_expnum(text: str) -> int | None:
-    """An exposure number, or None. Sheets write whole numbers as 123.0 at times."""
+    """An exposure number, or None. Sheets write 346343 as 346343.0 or 3.46343e+05 at times, and DES as D00346343.
+
+    A power of ten that has lost digits (2.02505E+12) is no number of an exposure.
+    """
     text = text.strip()
-    if text.endswith(".0"):
-        text = text[:-2]
-    if not (text.isascii() and text.isdigit() and FEWEST_DIGITS <= len(text) <= MOST_DIGITS):
+    plain, power = _PLAIN.fullmatch(text), _POWER.fullmatch(text)
+    digits = plain[1] if plain else power[1] + (power[2] or "") if power else ""
+    if power and len(digits) != int(power[3]) + 1:
         return None
-    return int(text) or None
+    return (int(digits) or None) if FEWEST_DIGITS <= len(digits) <= MOST_DIGITS else None
+
+
+def split_key(text: str) -> tuple[int | None, str]:
+    """The exposure's number and the CCD's name of EXPNUM or EXPNUM-CCD; no number where there is none."""
+    number, _, ccd = text.strip().partition("-")
+    return parse_expnum(number), ccd.strip()
 
 
 class CcdNamer:
@@ -84,12 +96,15 @@ class CcdNamer:
         return found[0] if found else None
 
     def candidates(self, ccdname: str, expnum: int) -> list[int]:
-        """All numbers that the name may stand for, the likeliest first."""
+        """All numbers that the name may stand for, the likeliest first; N04 is N4."""
         place = int(np.searchsorted(self._expnum, expnum))
         known = place < len(self._expnum) and self._expnum[place] == expnum
         own = instruments.for_camera(str(self._camera[place])) if known else None
         order = self._order if own is None else [own, *self._order]
-        numbers = [instrument.ccdnum_of(ccdname) for instrument in order]
+        numbers = [instrument.ccdnum_of(re.sub(r"(?<=[A-Za-z])0+(?=\d)", "", ccdname)) for instrument in order]
         found = [number for number in numbers if number is not None]
-        digits = re.fullmatch(r"(?:ccd|im)?\s*(\d{1,3})", ccdname.strip(), re.IGNORECASE)
-        return found if found or not digits else [int(digits[1])]
+        digits = re.fullmatch(r"(?:ccd|im)?\s*(\d{1,3})(?:\.0)?", ccdname.strip(), re.IGNORECASE)
+        if found or not digits:
+            return found
+        is_there = own is None or int(digits[1]) in {ccd.ccdnum for ccd in own.ccds}
+        return [int(digits[1])] if is_there else []

@@ -1,8 +1,8 @@
 """Survey-ccds tables of every generation, as one set of columns, names, dtypes and units.
 
-FITS binary tables (gzip or not, kd-tree files) and Parquet. Which names a column goes by is data, in columns.toml. A
-table that is empty, damaged or lacks a needed column stops the stage: it is the definition of the survey, and going on
-without it would lose exposures without a word.
+FITS binary tables (gzip or not, kd-tree files), Parquet, CSV and ECSV. Which names a column goes by is data, in
+columns.toml. A table that is empty, damaged or lacks a needed column stops the stage: it is the definition of the
+survey, and going on without it would lose exposures without a word.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hpcqa.errors import ConfigError, DataError
-from hpcqa.survey import bintable
+from hpcqa.survey import bintable, texttable
 from hpcqa.survey.coded import Coded, CodedBuilder, distinct
 from hpcqa.survey.images import Located
 
 logger = logging.getLogger(__name__)
 
 PARQUET_ROWS = 1 << 17
+JD_OF_MJD_0, FIRST_JD = 2400000.5, 2.4e6  # no modified date of this millennium is as large
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 
@@ -213,6 +215,12 @@ def _plain(value: Any) -> str:
 
 
 def _numbers_of(entry: Wanted, values: np.ndarray | Coded) -> np.ndarray:
+    found = _as_numbers(entry, values)
+    # Some write the Julian date itself.
+    return np.where(found > FIRST_JD, found - JD_OF_MJD_0, found) if entry.name == "mjd_obs" else found
+
+
+def _as_numbers(entry: Wanted, values: np.ndarray | Coded) -> np.ndarray:
     if isinstance(values, np.ndarray) and values.dtype.kind == "S":
         values = _words_of(values)
     if isinstance(values, Coded):
@@ -245,10 +253,13 @@ def _parse(word: str, entry: Wanted) -> Any:
 
 
 def _blocks(path: Path) -> Iterator[dict[str, np.ndarray | Coded]]:
+    start = bintable.start_of(path, texttable.LOOK_AT)
+    if start.startswith(b"PAR1"):
+        yield from _parquet_blocks(path)
+        return
     with bintable.open_stream(path) as stream:
-        start = bytes(_peek(path))
-        if start == b"PAR1":
-            yield from _parquet_blocks(path)
+        if not start.startswith(b"SIMPLE"):
+            yield from _text_blocks(path, stream, start)
             return
         table = bintable.open_table(path, stream, "expnum")
         fields = table.layout.fields
@@ -258,11 +269,6 @@ def _blocks(path: Path) -> Iterator[dict[str, np.ndarray | Coded]]:
         missing = {entry.name: entry.filler for entry in wanted_columns() if entry.name in chosen and not entry.is_text}
         for block in table.blocks(chosen, missing):
             yield {name: _in_unit(values, factors[name]) for name, values in block.items()}
-
-
-def _peek(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4)
 
 
 def _factor(path: Path, name: str, unit: str) -> float:
@@ -289,9 +295,33 @@ def _parquet_blocks(path: Path) -> Iterator[dict[str, np.ndarray | Coded]]:
         raise DataError(f"{path}: not a readable Parquet table ({error}); fetch it again.") from None
 
 
+def _text_blocks(path: Path, stream: Any, start: bytes) -> Iterator[dict[str, np.ndarray | Coded]]:
+    others = [name for entry in wanted_columns() if entry.is_needed and entry.name != "expnum" for name in entry.names]
+    header = texttable.find_header(start, "expnum", others)
+    if header is None:
+        raise DataError(
+            f"{path}: no survey-ccds table (it begins with {start[:40].decode('latin-1')!r}); expected FITS, Parquet, "
+            "or CSV or ECSV with a column expnum."
+        )
+    chosen = choose_columns(path, header.names)
+    places = list(dict.fromkeys(chosen.values()))
+    text = {chosen[entry.name] for entry in wanted_columns() if entry.is_text and entry.name in chosen}
+    factors = {name: _factor(path, name, header.units.get(header.names[place], "")) for name, place in chosen.items()}
+    table = texttable.read(path, stream, header, places, text)
+    for batch in table.to_batches(max_chunksize=PARQUET_ROWS):
+        block = {name: _from_arrow(batch.column(str(place))) for name, place in chosen.items()}
+        yield {name: v if isinstance(v, Coded) else _in_unit(v, factors[name]) for name, v in block.items()}
+
+
 def _from_arrow(column: Any) -> np.ndarray | Coded:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.large_string())
+    elif pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
+    elif pa.types.is_duration(column.type):
+        column = pc.divide(column.cast(pa.duration("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
     kind = column.type
     if any(test(kind) for test in _BYTES):
         column = column.cast(pa.large_binary())

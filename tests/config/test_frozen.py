@@ -80,3 +80,13 @@ def test_every_stage_has_sections_that_exist():
     for sections in STAGE_SECTIONS.values():
         for section in sections:
             assert settings_of(Config(), [section]), section
+
+
+def test_only_whole_parts_of_paths_move_with_the_folder(tmp_path):
+    config = from_plain({"run": "/data/run", "survey": {"tables": ["/data/run/t.fits", "/data/run2/t.fits"]}})
+    text = to_yaml(config, ['run="/data/run"', 'survey.tables=["/data/run2/t.fits"]'])
+    (tmp_path / "run.yaml").write_text(text)
+    moved, overrides = load(tmp_path / "run.yaml")
+    assert moved.run == str(tmp_path)
+    assert moved.survey.tables == [f"{tmp_path}/t.fits", "/data/run2/t.fits"]
+    assert overrides == [f'run="{tmp_path}"', 'survey.tables=["/data/run2/t.fits"]']

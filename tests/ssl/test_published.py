@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pickle
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from hpcqa.config import ModelConfig, ViewsConfig
-from hpcqa.errors import DataError
+from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.ssl import published, vit, weights
 from tests.ssl.reference import hugging_face
 from tests.ssl.test_vit import BASE
@@ -66,6 +67,96 @@ def test_hugging_faces_hub_names_are_known():
     again = vit.from_architecture(ours.architecture, 5)
     published.fill(again, published.to_official(hub), ["image"])
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), again.parameters(), strict=True))
+
+
+def imported(tmp_path, state, name="weights.pth"):
+    """The network that a state comes in as."""
+    torch.save(state, tmp_path / name)
+    published.import_weights(tmp_path / name, tmp_path / "backbone.safetensors", MODEL, VIEWS)
+    return weights.load_backbone(tmp_path / "backbone.safetensors")[0].state_dict()
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module.teacher.backbone.", "teacher.backbone.module."])
+def test_wrappers_come_off_and_of_student_and_teacher_the_teacher_comes_in(tmp_path, prefix):
+    state = official(prefix=prefix)
+    if "teacher" in prefix:
+        state |= {name.replace("teacher", "student"): torch.zeros_like(tensor) for name, tensor in state.items()}
+        state[prefix.replace("backbone", "dino_head") + "last.weight"] = torch.ones(2)
+    assert equal(imported(tmp_path, {"model": state, "iteration": 3}), imported(tmp_path, official()))
+
+
+@pytest.mark.parametrize("ffn", ["mlp", "swiglu"])
+def test_timms_names_are_known(tmp_path, ffn):
+    """With registers the class position is in the class token; SwiGLU has the names of a plain network."""
+    state = official(dataclasses.replace(SMALL, ffn=ffn, registers=4))
+    state["mask_token"] = torch.zeros_like(state["mask_token"])
+    theirs = {
+        name.replace("mlp.w12", "mlp.fc1").replace("mlp.w3", "mlp.fc2"): tensor
+        for name, tensor in state.items()
+        if name not in ("mask_token", "register_tokens")
+    }
+    theirs["reg_token"] = state["register_tokens"]
+    theirs["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
+    theirs["pos_embed"] = state["pos_embed"][:, 1:]
+    theirs["head.weight"] = torch.ones(3, SMALL.dim)
+    assert equal(imported(tmp_path, theirs), imported(tmp_path, state))
+
+
+def test_files_are_told_by_content_and_several_come_in_by_their_index(tmp_path):
+    state = {name: tensor.contiguous() for name, tensor in official().items()}
+    expected = imported(tmp_path, state, "named.safetensors")
+    parts = [dict(list(state.items())[::2]), dict(list(state.items())[1::2])]
+    for number, part in enumerate(parts):
+        save_file(part, tmp_path / f"part{number}.bin")
+    index = {"weight_map": {name: f"part{number}.bin" for number, part in enumerate(parts) for name in part}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    published.import_weights(tmp_path / "model.safetensors.index.json", tmp_path / "o.safetensors", MODEL, VIEWS)
+    assert equal(weights.load_backbone(tmp_path / "o.safetensors")[0].state_dict(), expected)
+    (tmp_path / "part1.bin").unlink()
+    with pytest.raises(DataError, match=r"part1\.bin: not found"):
+        published.read_file(tmp_path / "model.safetensors.index.json")
+    with pytest.raises(DataError, match="a folder; name the file"):
+        published.read_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 22\n", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>Sign in</html>", "a web page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_what_was_fetched_instead_is_named(tmp_path, content, said, name):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}: not a file of weights alone \({said}"):
+        published.read_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    state = official()
+    state["blocks.1.mlp.fc1.weight"][3, 3] = value
+    with pytest.raises(DataError, match=r"1 of \d+ values of blocks\.1\.mlp\.fc1\.weight are not finite"):
+        imported(tmp_path, state)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("pos_embed", None, "has no pos_embed"),
+        ("pos_embed", torch.ones(1, 7, 64), "pos_embed has 7 positions"),
+        ("cls_token", torch.ones(64), r"has cls_token of shape \(64,\)"),
+    ],
+)
+def test_positions_and_tokens_of_other_networks_are_named(tmp_path, name, tensor, said):
+    state = {key: value for key, value in official().items() if key != name}
+    with pytest.raises(DataError, match=rf"weights\.pth: {said}"):
+        imported(tmp_path, state | ({} if tensor is None else {name: tensor}))
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -187,6 +278,30 @@ def test_cards_are_checked(tmp_path):
     other = vit.build(dataclasses.replace(MODEL, arch="tiny"), VIEWS)
     with pytest.raises(DataError, match="dim is 96, model asks for 192"):
         weights.initialise(other, path)
+    other = vit.build(dataclasses.replace(MODEL, registers=0), VIEWS)
+    with pytest.raises(DataError, match=r"registers is 4, model asks for 0; set model\.registers to"):
+        weights.initialise(other, path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"x\.safetensors: "):
+        weights.initialise(vit.build(MODEL, VIEWS), path)
+
+
+def test_what_starts_at_random_is_told(tmp_path, caplog):
+    caplog.set_level("INFO")
+    weights.save_backbone(tmp_path / "x.safetensors", vit.build(MODEL, VIEWS), {})
+    for stem, said in ((MODEL.stem, "none"), ("linear", "background, context, detail, focal_plane")):
+        weights.initialise(vit.build(dataclasses.replace(MODEL, stem=stem), VIEWS), tmp_path / "x.safetensors")
+        assert f"stems that start at random: {said}." in caplog.text
+
+
+def test_a_backbone_that_is_not_finite_is_refused(tmp_path):
+    model = vit.build(MODEL, VIEWS)
+    with torch.no_grad():
+        model.norm.bias[1] = torch.nan
+    weights.save_backbone(tmp_path / "x.safetensors", model, {})
+    for use in (weights.load_backbone, lambda path: weights.initialise(vit.build(MODEL, VIEWS), path)):
+        with pytest.raises(DataError, match=r"x\.safetensors: 1 of \d+ values of norm\.bias are not finite"):
+            use(tmp_path / "x.safetensors")
 
 
 def test_the_digest_sees_every_byte():
@@ -201,3 +316,12 @@ def test_the_file_is_readable_like_any_other(tmp_path):
     weights.save_backbone(path, vit.build(MODEL, VIEWS), {})
     plain.write_text("")
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_file_that_may_not_be_read_is_the_machines_fault(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(type(tmp_path), "open", refused)
+    with pytest.raises(EnvironmentProblem, match=r"x\.pth: permission denied"):
+        published.read_file(tmp_path / "x.pth")

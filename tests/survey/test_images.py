@@ -59,3 +59,15 @@ def test_a_configured_folder_must_exist(tmp_path):
     assert images.check_folders([str(tmp_path)]) == [tmp_path]
     with pytest.raises(ConfigError, match=r"survey\.images: .*none is not a folder"):
         images.check_folders([str(tmp_path / "none")])
+
+
+def test_packed_and_unpacked_names_and_whole_paths(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a.fits", "b.fits.fz", "c.fits", "c.fits.fz"):
+        (tmp_path / "images" / name).touch()
+    (tmp_path / "d.fits").touch()
+    files = names("a.fits.fz", "b.fits", "c.fits", "c.fits.fz", f"{tmp_path}/d.fits", "/elsewhere/a.fits", "/no/e.fits")
+    found = images.locate(files, constant(str(tmp_path / "t.fits"), 7), []).path.expand().tolist()
+    here = tmp_path / "images"
+    assert found[:4] == [str(here / name) for name in ("a.fits", "b.fits.fz", "c.fits", "c.fits.fz")]
+    assert found[4:] == [str(tmp_path / "d.fits"), str(here / "a.fits"), ""]

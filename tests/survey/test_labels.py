@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 
 import numpy as np
@@ -122,6 +123,13 @@ def test_files_that_are_no_lists_are_left_out_of_a_folder_but_not_if_named(tmp_p
         labels.read_lists([str(tmp_path / "stars.csv")], NAMER)
 
 
+@pytest.mark.parametrize("text", ["2019-10-01 ghost\n2019-10-02 clouds\n", "expnum,reason\n12,clouds\n"])
+def test_a_file_without_one_exposure_number_is_no_list(tmp_path, text):
+    (tmp_path / "log.txt").write_text(text)
+    with pytest.raises(DataError, match=r"log\.txt: no label list that hpcqa knows \(found '"):
+        labels.read_lists([str(tmp_path / "log.txt")], NAMER)
+
+
 def test_bad_paths(tmp_path):
     with pytest.raises(ConfigError, match=r"survey\.labels: .*none.txt matches no file"):
         labels.find_lists([str(tmp_path / "none.txt")])
@@ -144,12 +152,34 @@ def test_encodings_and_line_ends(tmp_path, encoding, end):
     ]
 
 
+def test_gzipped_lists_of_text_and_fits(tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"346343 clouds\n"))
+    Table({"EXPID": [346344], "Problem": ["ghost"]}).write(tmp_path / "b.fits.gz")
+    first, second = labels.read_lists([str(tmp_path)], NAMER)
+    assert [(item.expnum, from_bits(item.reasons)) for item in first.statements] == [(346343, ["clouds"])]
+    assert [(item.expnum, from_bits(item.reasons)) for item in second.statements] == [(346344, ["ghost"])]
+    cut = tmp_path / "cut.txt.gz"
+    cut.write_bytes((tmp_path / "a.txt.gz").read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"cut\.txt\.gz: does not decompress"):
+        labels.read_lists([str(cut)], NAMER)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing bad in May\n", "expnum,verdict\n"])
+def test_an_empty_list_is_a_list_and_is_told(tmp_path, caplog, text):
+    caplog.set_level("INFO")
+    (tmp_path / "list.txt").write_text(text)
+    (reading,) = labels.read_lists([str(tmp_path / "list.txt")], NAMER)
+    assert reading.statements == []
+    assert "list.txt" in caplog.text
+    assert "0 statements" in caplog.text
+
+
 def test_a_fits_list_among_others(tmp_path):
     Table({"EXPNUM": [346662], "REASON": ["clouds"]}).write(tmp_path / "exclude.fits")
     Table({"EXPNUM": [346662], "MJD": [57000.0]}).write(tmp_path / "survey.fits")
     (reading,) = labels.read_lists([str(tmp_path)], NAMER)
     assert [(item.expnum, from_bits(item.reasons)) for item in reading.statements] == [(346662, ["clouds"])]
-    with pytest.raises(DataError, match="no label list"):
+    with pytest.raises(DataError, match=r"no label list that hpcqa knows \(columns found: expnum, mjd\)"):
         labels.read_lists([str(tmp_path / "survey.fits")], NAMER)
 
 
@@ -160,6 +190,15 @@ def test_a_fits_list_among_others(tmp_path):
         ("\n346343-N1\n", "bad_expid"),
         ("#date     expnum ccd id ccdnum\n", "exclude"),
         ("20121101  145507  66 S14  13\n", "exclude"),
+        ("20121101  145507 nan nan\n", "exclude"),
+        ("2012-11-01 145507 nan nan 7\n", "exclude"),
+        ("2012-11-02 145846 Telescope Moving\n", "problem"),
+        ("346343.0 clouds\n", "bad_expid"),
+        ("see below\n346343-N1 ghost\n346344\n430480-438486\n", "bad_expid"),
+        ("day_obs,seq_num,comment\n20250501,7,x\n", "table"),
+        ("expnum,p_bad\n346343,0.9\n", ""),
+        ("# %ECSV 1.0\n# ---\nday_obs,seq_num,band\n20250501,7,g\n", ""),
+        ("id,magnitude,name\n1231,1,Achernar\n1232,2,Canopus\n", ""),
         ("#Nite           Exposure        Problem\n", "problem"),
         ("20121102        145846          Telescope Moving\n", "problem"),
         ("2024111800077, telescope slew during exposure\n", "visits"),
@@ -177,6 +216,15 @@ def test_a_fits_list_among_others(tmp_path):
 )
 def test_formats_are_told_by_content(text, kind):
     assert labels.detect(text.splitlines()) == kind
+
+
+def test_contradictions_are_told_with_their_lines(tmp_path, caplog):
+    (tmp_path / "a.csv").write_text("expnum,ccdnum,verdict\n346343,,good\n346344,3,good\n346344,,bad\n")
+    (tmp_path / "b.txt").write_text("346343-CCD3\n346344-CCD3 noisy\n346343 clouds\n")
+    readings = labels.read_lists([str(tmp_path)], NAMER)
+    labels.report_conflicts([item for reading in readings for item in reading.statements])
+    assert "2 exposures or CCDs are good in one statement and bad in another" in caplog.text
+    assert "first 346343: good in line 2 of a.csv, bad in line 3 of b.txt" in caplog.text
 
 
 def test_near_misses():

@@ -62,7 +62,43 @@ def test_sections_give_reasons_to_entries_without_words():
 def test_ccd_suffixes():
     reading = bad_expid(f"754142-{CCD.ccdname} noisy\n79807-CCD4 amp\n754143-Q99\n754144-N1-N2\n")
     assert said(reading) == [(754142, CCD.ccdnum, ["noise"]), (79807, 4, ["amplifier"])]
-    assert reading.left_out == {"unknown CCD": [3], "no exposure number": [4]}
+    assert reading.left_out == {"unknown CCD": [3], "not understood (expected EXPNUM[-CCD] [flag] [text])": [4]}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("346343# clouds", [(346343, -1, ["clouds"])]),
+        ("346343; ghost", [(346343, -1, ["ghost"])]),
+        ("346343: trailed", [(346343, -1, ["psf"])]),
+        ("346343 #", [(346343, -1, ["other"])]),
+        ("346343.0 clouds", [(346343, -1, ["clouds"])]),
+        ("D00346343 clouds", [(346343, -1, ["clouds"])]),
+        (f"346343-{CCD.ccdname}: amp", [(346343, CCD.ccdnum, ["amplifier"])]),
+        (f"346343-{CCD.ccdname};ccd3 amp", [(346343, CCD.ccdnum, ["amplifier"]), (346343, 3, ["amplifier"])]),
+        (f"346343-{CCD.ccdname}/CCD03", [(346343, CCD.ccdnum, ["other"]), (346343, 3, ["other"])]),
+        (f"346343-{CCD.ccdname[0].lower()}0{CCD.ccdname[1:]}", [(346343, CCD.ccdnum, ["other"])]),
+    ],
+)  # fmt: skip
+def test_entries_are_written_in_many_ways(line, expected):
+    reading = bad_expid(line)
+    assert said(reading) == expected
+    assert reading.left_out == {}
+
+
+def test_a_ccd_behind_a_blank_is_told():
+    reading = bad_expid(f"346343 {CCD.ccdname} noisy\n346344 -{CCD.ccdname}\n346345 Q99 object\n346346 1 M31\n")
+    assert [item.ccdnum for item in reading.statements] == [-1] * 4
+    assert reading.left_out == {"a CCD behind a blank (taken as the whole exposure)": [1, 2]}
+
+
+def test_the_exposures_own_camera_must_have_the_ccd():
+    own = instruments.get(FIRST)
+    namer = CcdNamer(FIRST, np.array([346343]), np.array([own.cameras[0]], object))
+    text = f"346343-{len(own.ccds)}\n346343-{len(own.ccds) + 1}\n346343-0\n555555-99\n"
+    reading = lists.parse_bad_expid(text.splitlines(), PATH, namer)
+    assert [(item.expnum, item.ccdnum) for item in reading.statements] == [(346343, len(own.ccds)), (555555, 99)]
+    assert reading.left_out == {"unknown CCD": [2, 3]}
 
 
 def test_several_ccds_behind_commas():
@@ -122,6 +158,16 @@ def test_exclude_rows_with_and_without_names():
     assert reading.left_out == {"no CCD (taken as the whole exposure)": [5, 6], "commented out": [7]}
 
 
+def test_exclude_rows_with_odd_cells():
+    reading = exclude(
+        f"20121101 145507 nan nan 4.0\n20121101,145508,nan,nan,5\n20121101 145509 {CCD.ccdname}\n"
+        "20121101 145510 nan Q99 nan\n"
+    )
+    expected = [(145507, 4), (145508, 5), (145509, CCD.ccdnum), (145510, -1)]
+    assert [(item.expnum, item.ccdnum) for item in reading.statements] == expected
+    assert reading.left_out == {"unknown CCD (taken as the whole exposure)": [4]}
+
+
 def test_exclude_headings_carry_the_reason():
     reading = exclude(
         "#date expnum ccd id ccdnum\n20130612 211972 nan nan 7\n# meteor\n20130612 211973 nan nan 7\n# Lightbulb\n"
@@ -162,9 +208,15 @@ def test_problem_lists():
 
 def test_rubin_lists_with_and_without_a_header():
     text = "# %ECSV 1.0\n# ---\nexposure,comment\n2025041700761, tracking stopped\n2025041800615,\nx, y\n"
-    reading = lists.parse_plain_csv(text.splitlines(), PATH)
+    reading = lists.parse_plain_csv(text.splitlines(), PATH, NAMER)
     assert said(reading) == [(2025041700761, -1, ["psf", "telescope_moving"]), (2025041800615, -1, ["other"])]
     assert reading.left_out == {"no exposure number": [6]}
+
+
+def test_ccds_behind_the_number_in_comma_lists():
+    reading = lists.parse_plain_csv([f"346343-{CCD.ccdname}, ghost", "346344, clouds", "346345-Q99,"], PATH, NAMER)
+    assert said(reading) == [(346343, CCD.ccdnum, ["ghost"]), (346344, -1, ["clouds"])]
+    assert reading.left_out == {"unknown CCD": [3]}
 
 
 def test_failed_wcs_lists_leave_the_fine_ones_out():
@@ -180,9 +232,16 @@ def test_failed_wcs_lists_leave_the_fine_ones_out():
     assert reading.left_out == {"reprocessing whose WCS is fine": [2]}
 
 
-@pytest.mark.parametrize("text", ["", "12", "abc", "12a", "-5", "0000", "1" * 19, "1.5", "²³¹²"])
+@pytest.mark.parametrize(
+    "text", ["", "12", "abc", "12a", "-5", "0000", "1" * 19, "1.5", "²³¹²", "2.02505E+12", "1e", "nan"]
+)
 def test_what_is_no_exposure_number(text):
     assert parse_expnum(text) is None
+
+
+@pytest.mark.parametrize("text", ["346343", " 346343.0", "3.46343e+05", "3.46343E5", "D00346343", "00346343"])
+def test_what_is_an_exposure_number(text):
+    assert parse_expnum(text) == 346343
 
 
 def test_names_mean_what_the_exposures_own_camera_means():
@@ -222,7 +281,7 @@ WORDS = st.sampled_from(
 
 
 def test_a_range_of_numbers_is_left_out_and_told():
-    lines = ["346662 1", "430480 - 438486", "430480-438486", "430480 to 438486 clouds", "430480 tomorrow"]
+    lines = ["346662 1", "430480 - 438486", "430480–438486", "430480 thru 438486 clouds", "430480 tomorrow"]
     reading = lists.parse_bad_expid(lines, PATH, NAMER)
     assert [item.expnum for item in reading.statements] == [346662, 430480]
     assert reading.left_out == {"a range of numbers (write them one by one)": [2, 3, 4]}
@@ -239,7 +298,7 @@ def test_no_text_upsets_a_parser(lines):
         lambda: lists.parse_bad_expid(lines, PATH, NAMER),
         lambda: lists.parse_exclude(lines, PATH, NAMER),
         lambda: lists.parse_problems(lines, PATH),
-        lambda: lists.parse_plain_csv(lines, PATH),
+        lambda: lists.parse_plain_csv(lines, PATH, NAMER),
         lambda: lists.parse_failed_wcs(lines, PATH),
     ]
     for parse in parsers:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,33 @@ def test_damaged_empty_and_foreign_files_become_rows(tmp_path):
     assert len(reasons) == 5
     assert "no_module" in reasons["mine.fits"]
     assert "no image in the file" in " ".join(got["cut_detail"])
+
+
+def test_links_to_folders_are_followed_once(tmp_path, caplog):
+    images = tmp_path / "images"
+    write_exposure(tmp_path / "elsewhere" / "night")
+    images.mkdir()
+    (images / "link").symlink_to(tmp_path / "elsewhere")
+    (images / "again").symlink_to(tmp_path / "elsewhere" / "night")
+    (tmp_path / "elsewhere" / "back").symlink_to(images)
+    got = scan(tmp_path)
+    assert got["expnum"].tolist() == [1300000, 1300000]
+    assert (got["cuts"] == 0).all()
+
+
+def test_folders_that_cannot_be_read_are_told(tmp_path, caplog, monkeypatch):
+    write_exposure(tmp_path / "images" / "a")
+    (tmp_path / "images" / "shut").mkdir()
+    real = os.scandir
+
+    def guarded(folder):
+        if str(folder).endswith("shut"):
+            raise PermissionError(13, "Permission denied", folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert len(scan(tmp_path)["expnum"]) == 2
+    assert "shut: the folder cannot be read (Permission denied); what is in it is not surveyed." in caplog.text
 
 
 def test_without_expnum_in_the_header(tmp_path):

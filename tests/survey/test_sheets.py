@@ -70,7 +70,11 @@ def test_own_format():
 def test_own_format_leaves_odd_rows_out_and_says_which():
     reading = own("expnum,ccdnum,verdict\nabc,,bad\n1301000,,perhaps\n1301001,XX9,bad\n1301002,,bad\n")
     assert [s.expnum for s in reading.statements] == [1301002]
-    assert reading.left_out == {"no exposure number": [2], "no verdict": [3], "unknown CCD": [4]}
+    assert reading.left_out == {
+        "no exposure number": [2],
+        "a verdict that is neither good nor bad": [3],
+        "unknown CCD": [4],
+    }
 
 
 @given(
@@ -113,6 +117,13 @@ def test_own_format_reads_back_what_csv_writes(rows):
         ("# expnum ccdnum reason\n# a remark\n346662 2 noise\n", [(346662, 2, "noise")]),
         ("expnum ccdnum reason\n346663 -1 \"bad seeing\"\n", [(346663, -1, "bad_seeing")]),
         ("visit,detector,comment\n2025050100123,94,amp glitch\n", [(2025050100123, 94, "amplifier")]),
+        ("day_obs,seq_num,comment\n20250501,123,donuts\n2025-05-02,7,\"ghost, two\"\n",
+         [(2025050100123, -1, "out_of_focus"), (2025050200007, -1, "ghost")]),
+        ("expnum,ccdnum\n346662,31\n346663,None\n", [(346662, 31, "other"), (346663, -1, "other")]),
+        ("expnum,ccdname,reason\n346662,\"N4, S7\",ghost\n346663,all,ghost\n",
+         [(346662, 35, "ghost"), (346662, 31, "ghost"), (346663, -1, "ghost")]),
+        ("expnum,reason\n346662-N4,ghost\n346663,clouds\n", [(346662, 35, "ghost"), (346663, -1, "clouds")]),
+        ("# expnum ccdname why\n346662 N4 amp jump\n", [(346662, 35, "amplifier")]),
     ],
 )  # fmt: skip
 def test_a_table_with_reasons_and_without_a_verdict_lists_what_is_bad(text, expected):
@@ -128,6 +139,16 @@ def test_cells_may_hold_line_ends_and_the_key_and_verdict_other_names():
         (1301000, True, ["clouds", "ghost"], 3),
         (1301001, False, [], 4),
     ]
+
+
+@pytest.mark.parametrize("rows", [3, 20_000])
+def test_a_quote_that_nobody_closes_swallows_no_rows(rows):
+    """With many rows it would exceed csv's limit of a cell."""
+    below = "".join(f"{400000 + row},bad,clouds\n" for row in range(rows))
+    reading = own('expnum,verdict,comment\n346343,bad,"fine, so far"\n346344,bad,"ghost\n' + below)
+    assert [s.expnum for s in reading.statements] == [346343, 346344, *range(400000, 400000 + rows)]
+    assert [s.line for s in reading.statements] == list(range(2, rows + 4))
+    assert from_bits(reading.statements[1].reasons) == ["ghost"]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +193,20 @@ def test_review_keeps_each_reviewer():
     ]
     assert reading.statements[2].text == "(classifier: PSF)"
     assert reading.left_out == {"abstention": [3]}
+
+
+def test_a_sheet_with_a_row_for_each_reviewer_names_them():
+    reading = own("expnum,reviewer,verdict,reason\n346343,ann,reject,ghost\n346343,ben,keep,\n346343,cem,maybe,\n")
+    assert [(s.bad, s.source) for s in reading.statements] == [(True, "sheet.csv: ann"), (False, "sheet.csv: ben")]
+    assert reading.left_out == {"abstention": [4]}
+
+
+def test_words_that_are_no_vote_are_told_from_abstentions_and_shares_from_reviewers():
+    reading = review("expnum,p_bad,ann_bad,ann_comment\n346343,0.9,yes,ghost\n346344,1,,\n346345,0,yes indeed,\n")
+    assert [(s.expnum, s.source, from_bits(s.reasons)) for s in reading.statements] == [
+        (346343, "sheet.csv: ann", ["ghost"])
+    ]
+    assert reading.left_out == {"abstention": [3], "a verdict that is neither good nor bad": [4]}
 
 
 def test_header_below_a_title_and_other_delimiters():

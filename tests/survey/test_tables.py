@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -295,3 +296,76 @@ def test_real_tables_of_every_generation(shared_data):
     assert set(rows.text["band"].words) == {"g", "r", "z"}
     assert (rows.numbers["image_hdu"] == 1).all()
     assert np.isfinite(rows.numbers["zpt"]).all()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", " "])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_tables_of_text(tmp_path, delimiter, is_packed):
+    columns = table_columns(plver=["V4.8.2a, new"] * 4, plprocid=["98e7001"] * 4, ccdnum=[4, "", 5, "nan"])
+    table = Table(columns)
+    path = tmp_path / "t.csv"
+    table.write(path, format="ascii.csv", delimiter=delimiter)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"expnum", b"EXPNUM"))
+    if is_packed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    rows = read_tables([path])
+    reference = read_tables([write_fits(tmp_path / "t.fits", table_columns())])
+    for name, values in rows.numbers.items():
+        np.testing.assert_array_equal(values, [4, -1, 5, -1] if name == "ccdnum" else reference.numbers[name])
+    assert rows.text["ccdname"].expand().tolist() == columns["ccdname"]
+    assert rows.text["plver"].words == ("V4.8.2a, new",)
+    assert rows.text["plprocid"].words == ("98e7001",)
+
+
+def test_ecsv_with_units_and_missing_cells(tmp_path):
+    table = Table(table_columns(exptime=[1.5] * 4, fwhm=[1.0, 2.0, 3.0, 4.0]), masked=True)
+    table["exptime"].unit = "min"
+    table["fwhm"].mask = [False, True, False, False]
+    table.write(tmp_path / "t.ecsv")
+    rows = read_tables([tmp_path / "t.ecsv"])
+    assert rows.numbers["exptime"].tolist() == [90.0] * 4
+    np.testing.assert_array_equal(rows.numbers["fwhm"], [1.0, np.nan, 3.0, 4.0])
+
+
+def test_a_table_of_text_with_rows_of_other_lengths_stops(tmp_path):
+    (tmp_path / "t.csv").write_text(
+        "expnum,image_filename,filter,mjd_obs,ccdname\n1001,a.fits,r,60000,N1\n1002,b.fits\n"
+    )
+    with pytest.raises(DataError, match=r"t\.csv: does not read as a table \(.*Expected 5 columns, got 2"):
+        read_tables([tmp_path / "t.csv"])
+
+
+@pytest.mark.parametrize("before", ["", "# one row an expnum and ccd\n#\n# - name: expnum\n\n"])
+@pytest.mark.parametrize("mark", ["", "# "])
+def test_remarks_before_a_header_of_text(tmp_path, before, mark):
+    Table(table_columns()).write(tmp_path / "t.csv", format="ascii.csv", delimiter=" ")
+    (tmp_path / "t.csv").write_text(before + mark + (tmp_path / "t.csv").read_text())
+    assert read_tables([tmp_path / "t.csv"]).numbers["expnum"].tolist() == [1001, 1001, 1002, 1002]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+def test_tables_of_text_in_any_encoding(tmp_path, encoding):
+    Table(table_columns(object=["Señor"] * 4)).write(tmp_path / "a.csv", format="ascii.csv")
+    text = (tmp_path / "a.csv").read_text(encoding="utf-8")
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    assert read_tables([tmp_path / "t.csv"]).text["object"].words == ("Señor",)
+
+
+def test_parquet_columns_of_nothing_decimals_and_durations(tmp_path):
+    columns = table_columns() | {
+        "expnum": pa.array([Decimal(1001), Decimal(1001), None, Decimal(1002)], pa.decimal128(20)),
+        "exptime": [dt.timedelta(seconds=90)] * 4,
+        "plver": pa.nulls(4),
+        "fwhm": pa.nulls(4),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    rows = read_tables([tmp_path / "t.parquet"])
+    assert rows.numbers["expnum"].tolist() == [1001, 1001, 0, 1002]
+    assert rows.numbers["exptime"].tolist() == [90.0] * 4
+    assert rows.text["plver"].words == ("",)
+    assert np.isnan(rows.numbers["fwhm"]).all()
+
+
+def test_julian_dates_become_modified_ones(tmp_path):
+    path = write_fits(tmp_path / "t.fits", table_columns(mjd_obs=[2460683.75, 60683.25, 0.0, float("nan")]))
+    np.testing.assert_array_equal(read_tables([path]).numbers["mjd_obs"], [60683.25, 60683.25, 0.0, np.nan])
