@@ -44,14 +44,21 @@ def find_header(start: bytes, column: str, others: Collection[str]) -> TextHeade
         if found := _UNIT.match(line):
             units[found[1].strip()] = found[2].strip()
         for delimiter in DELIMITERS:
-            cells = next(csv.reader([line.lstrip("# ").rstrip()], delimiter=delimiter, skipinitialspace=True), [])
-            names = tuple(cell.strip() for cell in cells)
+            names = _cells(line.lstrip("# ").rstrip(), delimiter)
             lower = [name.lower() for name in names]
             if column in lower and len(names) > 1 and (not line.startswith("#") or set(others) & set(lower)):
                 return TextHeader(encoding, place + 1, delimiter, names, units)
         if line.strip() and not line.startswith("#"):
             return None
     return None
+
+
+def _cells(line: str, delimiter: str) -> tuple[str, ...]:
+    """The cells of one line; none if the line is not cut so (a carriage return within, or megabytes in a cell)."""
+    try:
+        return tuple(cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), []))
+    except csv.Error:
+        return ()
 
 
 def _encoding(start: bytes) -> str:
