@@ -88,7 +88,7 @@ class Tasks:
                 # An injected defect changes what would be measured.
                 clean = injected.kinds.sum(1, keepdim=True) == 0
                 numbers = torch.from_numpy(part.numbers).to(self.device).masked_fill(~clean, float("nan"))
-        return Task(part.total, keys, crops, injected, numbers)
+        return Task(part.total, part.of_ranks, keys, crops, injected, numbers)
 
 
 class Trainer:
