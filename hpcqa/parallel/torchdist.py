@@ -55,17 +55,16 @@ class World:
         pieces = flat.split_with_sizes([x.numel() for x in tensors])
         return [piece.view(x.shape) for piece, x in zip(pieces, tensors, strict=True)]
 
-    def gather(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, int]]:
+    def gather(self, tensors: Sequence[Tensor], lengths: Sequence[Sequence[int]]) -> list[tuple[Tensor, int]]:
         """For each tensor (B, ...), every rank's rows (sum of B, ...) and where this rank's begin; with gradients.
 
-        Two collectives for all of them, and one in the backward pass.
+        One collective for all of them, and one in the backward pass.
+
+        Args:
+            lengths: B of every rank, for each tensor; the same on all ranks.
         """
         if self.size == 1 or not tensors:
             return [(x, 0) for x in tensors]
-        counts = torch.zeros(self.size, len(tensors), dtype=torch.int64, device=self.device)
-        counts[self.rank] = torch.tensor([len(x) for x in tensors])
-        dist.all_reduce(counts)
-        lengths: list[list[int]] = counts.T.tolist()
         padded = [
             torch.cat([x, x.new_zeros(max(own) - len(x), *x.shape[1:])])
             for x, own in zip(tensors, lengths, strict=True)

@@ -7,6 +7,7 @@ restart, and on the processor as on a GPU. The hash is splitmix64's finaliser (S
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -26,6 +27,21 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 
 def scramble(x: Tensor) -> Tensor:
     """A bijection of int64 whose output bits look independent."""
+    return _scrambled(x) if x.device.type != "cpu" else torch.from_numpy(_scrambled_by_numpy(x.numpy()))
+
+
+def _scrambled_by_numpy(x: np.ndarray) -> np.ndarray:
+    """On a processor, where most arrays are short and numpy's calls are: 6 instead of 20 microseconds for 32 keys."""
+    bits = x.view(np.uint64) + np.uint64(GOLDEN % 2**64)
+    bits ^= bits >> np.uint64(30)
+    bits *= np.uint64(FIRST % 2**64)
+    bits ^= bits >> np.uint64(27)
+    bits *= np.uint64(SECOND % 2**64)
+    bits ^= bits >> np.uint64(31)
+    return bits.view(np.int64)
+
+
+def _scrambled(x: Tensor) -> Tensor:
     x = x + GOLDEN
     x.bitwise_xor_(_shifted(x, 30)).mul_(FIRST)
     x.bitwise_xor_(_shifted(x, 27)).mul_(SECOND)
@@ -74,3 +90,13 @@ def between(u: Tensor, low: float, high: float) -> Tensor:
 def log_between(u: Tensor, low: float, high: float) -> Tensor:
     """Log-uniform numbers in [low, high)."""
     return low * (high / low) ** u
+
+
+def groups(chosen: Tensor, count: int) -> Iterator[tuple[int, Tensor]]:
+    """Each of `count` choices that was made, and the places (int64) where it was; negative ones are no choice.
+
+    A device is waited for once, not once for each choice.
+    """
+    sizes = torch.bincount(chosen.clamp(min=-1) + 1, minlength=count + 1).tolist()
+    places = torch.split(chosen.argsort(stable=True), sizes)
+    return ((number, where) for number, where in enumerate(places[1:]) if len(where))

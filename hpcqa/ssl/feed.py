@@ -6,6 +6,7 @@ deals them out to the ranks. The position in the data is therefore the step alon
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,9 +51,16 @@ class Cutouts(Protocol):
 
 @dataclass(frozen=True)
 class ViewImages:
-    """One rank's images of one view. `partners` are the images that second crops come from; None: the same ones."""
+    """One rank's images of one view, in one piece of a step.
+
+    Attributes:
+        total: images of the step, of all ranks and pieces.
+        of_ranks: images of each rank in this piece.
+        partners: the images that second crops come from; None: the same ones.
+    """
 
     total: int
+    of_ranks: list[int]
     expnum: np.ndarray
     ccdnum: np.ndarray
     images: np.ndarray
@@ -179,31 +187,45 @@ class Feed:
 
     def _places(self, view: str, count: int, step: int, number: int) -> np.ndarray:
         """This rank's places in a view's order, of one piece of a step."""
-        num_pieces = self.config.ssl.accumulate
-        first, last = (count * part // num_pieces for part in (number, number + 1))
+        first, last = self._bounds(count, number)
         position = step * count + first
         return self._orders[view].rows(position, last - first, rank=self.rank, world_size=self.world_size)
+
+    def _bounds(self, count: int, number: int) -> tuple[int, int]:
+        """Where a piece begins and ends among the images of a step."""
+        num_pieces = self.config.ssl.accumulate
+        return count * number // num_pieces, count * (number + 1) // num_pieces
+
+    def _of_ranks(self, count: int, number: int) -> list[int]:
+        """How many images of a piece each rank gets, as Order.rows deals them out."""
+        first, last = self._bounds(count, number)
+        edges = [(last - first) * rank // self.world_size for rank in range(self.world_size + 1)]
+        return [end - begin for begin, end in itertools.pairwise(edges)]
 
     def _piece(self, step: int, number: int) -> dict[str, ViewImages]:
         result = {}
         for view, count in self.counts.items():
-            mine = self._places(view, count, step, number)
+            mine, of_ranks = self._places(view, count, step, number), self._of_ranks(count, number)
             result[view] = (
-                self._exposures(mine, count) if view == "focal_plane" else self._ccds(view, mine, count, step)
+                self._exposures(mine, count, of_ranks)
+                if view == "focal_plane"
+                else self._ccds(view, mine, count, of_ranks, step)
             )
         return result
 
-    def _exposures(self, places_: np.ndarray, total: int) -> ViewImages:
+    def _exposures(self, places_: np.ndarray, total: int, of_ranks: list[int]) -> ViewImages:
         expnum = np.asarray(self.cutouts.exposures)[places_]
-        return ViewImages(total, expnum, np.full_like(expnum, -1), self.cutouts.focal_plane(places_), None, None)
+        images = self.cutouts.focal_plane(places_)
+        return ViewImages(total, of_ranks, expnum, np.full_like(expnum, -1), images, None, None)
 
-    def _ccds(self, view: str, places_: np.ndarray, total: int, step: int) -> ViewImages:
+    def _ccds(self, view: str, places_: np.ndarray, total: int, of_ranks: list[int], step: int) -> ViewImages:
         rows, ssl = self.good[places_], self.config.ssl
         partners = None
         if ssl.positives == "exposure" and view in ssl.crop_views:
             partners = self.cutouts.batch(view, self.good[self._partner(places_, step)])
         return ViewImages(
             total=total,
+            of_ranks=of_ranks,
             expnum=np.asarray(self.cutouts.expnum)[rows],
             ccdnum=np.asarray(self.cutouts.ccdnum)[rows],
             images=self.cutouts.batch(view, rows),

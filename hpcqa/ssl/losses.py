@@ -97,11 +97,14 @@ def ibot(student: Tensor, teacher: Tensor, image: Tensor, num_images: int, tempe
     return (cross_entropy(student, teacher, temperature) / masked[image]).sum() * share
 
 
-def koleo(groups: Sequence[Tensor], world: World, shares: Sequence[float]) -> list[Tensor]:
+def koleo(
+    groups: Sequence[Tensor], of_ranks: Sequence[Sequence[int]], world: World, shares: Sequence[float]
+) -> list[Tensor]:
     """Spread of the features: -log of the distance to the nearest other one of the global batch.
 
     Args:
         groups: float (B, D) features of this rank, each group by itself.
+        of_ranks: B of every rank, for each group.
         shares: of each group.
 
     Raises:
@@ -110,7 +113,7 @@ def koleo(groups: Sequence[Tensor], world: World, shares: Sequence[float]) -> li
     Source: Sablayrolles et al. 2018 (arXiv:1806.03198) eq. 3.
     """
     unit = [F.normalize(features.float(), dim=-1, eps=1e-8) for features in groups]
-    gathered = world.gather(unit)
+    gathered = world.gather(unit, of_ranks)
     return [_koleo(own, *found, share) for own, found, share in zip(unit, gathered, shares, strict=True)]
 
 

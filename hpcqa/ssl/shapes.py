@@ -158,14 +158,11 @@ def patterns(kinds: tuple[str, ...], chosen: Tensor, keys: Tensor, rows: int, co
     """
     result = torch.zeros(len(keys), rows, cols, device=keys.device)
     y, x = coordinates(rows, cols, keys.device)
-    for number, kind in enumerate(kinds):
-        where = (chosen == number).nonzero()[:, 0]
-        if len(where) == 0:
-            continue
-        if kind == "mottle":
+    u = draws.uniform(keys, NUM_DRAWS)[..., None, None]
+    for number, where in draws.groups(chosen, len(kinds)):
+        if kinds[number] == "mottle":
             result[where] = mottle(keys[where], rows, cols)
         else:
-            u = list(draws.uniform(keys[where], NUM_DRAWS).T[..., None, None])
-            result[where] = SHAPES[kind](y, x, u).expand(len(where), rows, cols)
+            result[where] = SHAPES[kinds[number]](y, x, list(u[where].unbind(1))).expand(len(where), rows, cols)
     peak = result.abs().amax((1, 2), keepdim=True)
     return result / peak.clamp(min=1e-3)

@@ -85,14 +85,12 @@ def inject(z: Tensor, chosen: Tensor, keys: Tensor, side: int) -> Tensor:
         side: of a stamp, in pixels; divides H and W.
     """
     result = z.clone()
-    for number, kind in enumerate(KINDS):
-        where = (chosen == number).nonzero()[:, 0]
-        if len(where) == 0:
-            continue
-        u = list(draws.uniform(keys[where], 4).T[..., None, None])
-        grain = draws.normal(draws.derived(keys[where], 7), tuple(z.shape[1:]))
-        if kind == "noise":
-            result[where] = _noisy(z[where], u, grain)
+    u, grains = draws.uniform(keys, 4)[..., None, None], draws.derived(keys, 7)
+    for number, where in draws.groups(chosen, len(KINDS)):
+        own = list(u[where].unbind(1))
+        grain = draws.normal(grains[where], tuple(z.shape[1:]))
+        if KINDS[number] == "noise":
+            result[where] = _noisy(z[where], own, grain)
         else:
-            result[where] = _convolved(z[where], _kernels(kind, u, side, z.device), side, grain)
+            result[where] = _convolved(z[where], _kernels(KINDS[number], own, side, z.device), side, grain)
     return result

@@ -32,13 +32,18 @@ TargetKey = tuple[str, str]
 
 @dataclass
 class Task:
-    """What the networks are asked about one view in one step. `total` counts the images of all ranks.
+    """What the networks are asked about one view in one piece of a step.
 
-    `keys`, int64 (B,), are the images' random keys in this step. Each of `crops`, `injected` and `numbers` (float32
-    (B, F), NaN unknown) is None where the view has not that task.
+    Each of `crops`, `injected` and `numbers` (float32 (B, F), NaN unknown) is None where the view has not that task.
+
+    Attributes:
+        total: images of the whole step, of all ranks.
+        of_ranks: images of each rank in this piece.
+        keys: int64 (B,), the images' random keys in this step.
     """
 
     total: int
+    of_ranks: list[int]
     keys: Tensor
     crops: Crops | None
     injected: Injected | None
@@ -114,10 +119,11 @@ class Learner(nn.Module):
         if self.uses_ibot and not ssl.shared_head:
             self.patch_head = ProjectionHead(dim, ssl)
         self.numbers = nn.ModuleDict({view: NumberHead(dim, count) for view, count in number_views.items()})
-        # What no task uses must not wait for a gradient.
+        # What no task uses must not wait for a gradient: a view may have lost its only one to an ablation.
         self.backbone.mask_token.requires_grad_(self.uses_ibot)
+        cropped = ssl.crop_views if self.uses_dino or self.uses_ibot or ssl.koleo_weight else []
         for view, stem in self.backbone.stems.items():
-            stem.requires_grad_(view in ssl.views)
+            stem.requires_grad_(view in backbone.defects or view in cropped)
 
     def head_for_patches(self) -> ProjectionHead:
         head = self.patch_head if self.patch_head is not None else self.head
@@ -275,7 +281,8 @@ def _spread_terms(
     if not ssl.koleo_weight:
         return {}
     shares = [world.size / tasks[view].total for view in features]
-    spreads = losses.koleo(list(features.values()), world, shares)
+    of_ranks = [tasks[view].of_ranks for view in features]
+    spreads = losses.koleo(list(features.values()), of_ranks, world, shares)
     return {f"koleo_{view}": ssl.koleo_weight * loss for view, loss in zip(features, spreads, strict=True)}
 
 

@@ -88,7 +88,7 @@ class Tasks:
                 # An injected defect changes what would be measured.
                 clean = injected.kinds.sum(1, keepdim=True) == 0
                 numbers = torch.from_numpy(part.numbers).to(self.device).masked_fill(~clean, float("nan"))
-        return Task(part.total, keys, crops, injected, numbers)
+        return Task(part.total, part.of_ranks, keys, crops, injected, numbers)
 
 
 class Trainer:
@@ -277,8 +277,10 @@ class Trainer:
         sync = torch.enable_grad() if is_last else self.world.without_sync(self.runner)
         with sync:
             with autocast(self.world.device, ssl.precision):
-                targets = targets_of(state.teacher, asked, point, self.world)
+                # The student first: the collectives of targets and losses then follow each other, and ranks wait for
+                # the slowest of them once, not twice.
                 answers = self.runner(asked)
+                targets = targets_of(state.teacher, asked, point, self.world)
             terms = terms_of(answers, targets, asked, ssl, self.world)
             total = torch.stack(list(terms.values())).sum()
             total.backward()  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -71,13 +72,14 @@ def measure(world: World, folder: Path) -> None:
         one[own[world.rank] : own[world.rank + 1]].clone().requires_grad_()
         for one, own in zip(whole, edges, strict=True)
     ]
-    spreads = losses.koleo(mine, world, [world.size / len(one) for one in whole])
+    of_ranks = [[end - begin for begin, end in itertools.pairwise(own)] for own in edges]
+    spreads = losses.koleo(mine, of_ranks, world, [world.size / len(one) for one in whole])
     torch.stack(spreads).sum().backward()
     targets = losses.sinkhorn(mine, 0.1, world)
     centre = losses.moved_centre(torch.zeros(5), mine[0], world)
     totals = [total / world.size for total in world.sum(*(loss.detach() for loss in spreads))]
     gradients = [one.grad / world.size for one in mine if one.grad is not None]
-    rows = [found for found, _ in world.gather([*gradients, *targets])]
+    rows = [found for found, _ in world.gather([*gradients, *targets], [*of_ranks, *of_ranks])]
     flags = world.any_of([world.rank == world.size - 1, False])
     if world.is_first:
         torch.save({"koleo": torch.stack(totals), "gradient": torch.cat(rows[:2]), "targets": torch.cat(rows[2:]),
@@ -97,6 +99,7 @@ def everything(world: World, folder: Path) -> None:
 def of_four(world: World, folder: Path) -> None:
     """Four ranks, two pieces each; and going on, sharded, from what two whole ranks left."""
     train(world, folder / "trained", **TWO_PIECES)
+    train(world, folder / "crops-alone", defect_weight=0.0)
     train(world, folder / "stopped", parallel="fsdp")
 
 

@@ -25,6 +25,18 @@ def test_scramble_is_splitmix64():
         state = state + draws.GOLDEN
 
 
+def test_every_device_has_the_same_bits():
+    every = torch.cat([keys(), -keys(), torch.tensor([0, -1, 2**63 - 1, -(2**63)])])
+    assert torch.equal(draws.scramble(every), draws._scrambled(every))
+
+
+def test_groups_are_the_places_of_each_choice():
+    chosen = torch.tensor([2, -1, 0, 2, -7, 2])
+    found = {number: where.tolist() for number, where in draws.groups(chosen, 4)}
+    assert found == {0: [2], 2: [0, 3, 5]}
+    assert list(draws.groups(chosen[:0], 4)) == []
+
+
 def test_uniform_is_uniform_and_uncorrelated():
     u = draws.uniform(keys(2000), 5)
     assert u.min() >= 0

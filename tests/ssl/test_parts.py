@@ -10,10 +10,11 @@ import torch
 from hpcqa.config import SslConfig
 from hpcqa.errors import ConfigError
 from hpcqa.ssl import draws, monitor, schedules, views
+from hpcqa.ssl.defects import network_of
 from hpcqa.ssl.feed import Feed, NumberScale
 from hpcqa.ssl.student_teacher import Learner, Teacher, parameter_groups
-from hpcqa.ssl.vit import StemShape, build
-from tests.ssl.fakes import VIEWS, FakeCutouts, small_config
+from hpcqa.ssl.vit import StemShape
+from tests.ssl.fakes import FakeCutouts, small_config
 
 SSL = SslConfig(steps=100, batch=1024, warmup=0.1)
 
@@ -117,6 +118,7 @@ def test_ranks_share_the_images_of_one():
     whole = Feed(FakeCutouts(), config, rank=0, world_size=1).load(3).pieces[0]
     parts = [Feed(FakeCutouts(), config, rank=rank, world_size=3).load(3).pieces[0] for rank in range(3)]
     for view, images in whole.items():
+        assert all(part[view].of_ranks == [len(one[view].expnum) for one in parts] for part in parts)
         dealt = [(e, c) for part in parts for e, c in zip(part[view].expnum, part[view].ccdnum, strict=True)]
         assert sorted(dealt) == sorted(zip(images.expnum, images.ccdnum, strict=True))
 
@@ -186,7 +188,7 @@ def test_entropies_tell_what_the_teacher_says():
 
 def learner(**ssl):
     config = small_config(**ssl)
-    return Learner(build(config.model, VIEWS), config.ssl, {"background": 3})
+    return Learner(network_of(config), config.ssl, {"background": 3})
 
 
 def test_parameter_groups_hold_every_parameter_once():
@@ -207,10 +209,13 @@ def test_parameter_groups_hold_every_parameter_once():
 
 
 def test_what_no_task_uses_has_no_gradient_to_wait_for():
-    student = learner(crop_views=[], views=["background"])
+    student = learner(crop_views=[], defect_weight=0)
     assert student.head is None
     assert not student.backbone.mask_token.requires_grad
     assert not student.backbone.stems["detail"].position.requires_grad
+    student = learner(crop_views=["context"], ibot_weight=0, defect_views=["background"])
+    learning = {view for view, stem in student.backbone.stems.items() if stem.position.requires_grad}
+    assert learning == {"context", "background"}
 
 
 def test_the_teacher_follows():

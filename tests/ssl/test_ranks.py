@@ -61,6 +61,7 @@ def four(both, tmp_path_factory):
     shutil.copytree(both[1] / "stopped", folder / "stopped")
     processes = start("four", folder, 4)
     ranks.train(ONE, both[0] / "pieces", **ranks.TWO_PIECES)
+    ranks.train(ONE, both[0] / "crops-alone", defect_weight=0.0)
     finish(processes)
     return folder
 
@@ -109,6 +110,10 @@ def test_four_ranks_with_two_pieces_each_train_the_same_network(both, four):
     assert_same_losses(both[0] / "pieces", four / "trained")
 
 
+def test_views_that_an_ablation_left_without_a_task_keep_no_rank_waiting(both, four):
+    assert_same_network(both[0] / "crops-alone", four / "crops-alone")
+
+
 def test_sharded_ranks_go_on_from_whole_ones_of_another_number(both, four):
     assert_same_network(both[0] / "trained", four / "stopped")
 
@@ -153,7 +158,7 @@ def test_one_process_needs_no_peers():
     world = World(Ranks(), torch.device("cpu"))
     x = torch.ones(3)
     assert world.sum(x)[0] is x
-    assert world.gather([x]) == [(x, 0)]
+    assert world.gather([x], [[3]]) == [(x, 0)]
     assert world.any_of([True, False]) == [True, False]
     assert world.share("plan") == "plan"
     assert world.said("why") == "why"
