@@ -27,8 +27,9 @@ from hpcqa.qa import products
 from hpcqa.qa.products import UNIT, Products, Rows
 
 METRICS = ("euclidean", "cosine")
-# Candidates beyond the neighbours wanted: of a stage that is not tried out before, and at most.
-SPARE, MOST_SPARE = 8, 118
+# Candidates beyond the neighbours wanted: of a stage that is not tried out before, of one with few features, whose
+# products are hardly rounded, and at most.
+SPARE, FEW_SPARE, MOST_SPARE = 8, 2, 118
 # From here on a stage that is tried out before may pay.
 FEW_QUERIES, TRIED = 1024, 48
 MOST_OPEN = 0.1
@@ -248,7 +249,7 @@ class _Stages:
                 # Not what the queries were that it was tried out with.
                 del self._tried[search.k]
         if len(search.left):
-            full = self._once("full", lambda: self._of_all(torch.float32, SPARE, search.spread))
+            full = self._once("full", lambda: self._in_float32(search.spread))
             assert full is not None
             yield full
             yield replace(full, spare=MOST_SPARE)
@@ -275,6 +276,10 @@ class _Stages:
             stage = self._once("rounded", lambda: self._of_all(torch.bfloat16, spare, spread))
             if stage is not None:
                 yield stage
+
+    def _in_float32(self, spread: products.Spread) -> _Stage:
+        made = self._of_all(torch.float32, SPARE, spread)
+        return replace(made, spare=FEW_SPARE) if made.products.is_tiled else made
 
     def _of_all(self, dtype: torch.dtype, spare: int, spread: products.Spread) -> _Stage:
         return _Stage(Products.of(self.references, self._centre, self.device, dtype, spread), spare)
