@@ -66,48 +66,43 @@ def smallest(
         values: float32 (query, wanted), ascending; places: int64 (query, wanted), their numbers. Both are updated.
     """
     bounds = np.empty(TOGETHER * TILE, np.float32)
+    features, last, wanted = queries.shape[1], slopes.shape[0] - 1, values.shape[1]
+    # Unsigned: numba's wraparound of negative indices keeps a loop from becoming vectors.
+    low, length = np.uintp(features), np.uintp(features + 1)
+    second, third, fourth = np.uintp(TILE), np.uintp(2 * TILE), np.uintp(3 * TILE)
     for tile in range(tiles.shape[0]):
+        at = np.uintp(tile)
+        # All in one function: to call one for a few queries and a tile takes a tenth of the time.
         for query in range(0, queries.shape[0], TOGETHER):
-            _bounds(queries, tiles, slopes, tile, query, bounds)
-            for place in range(min(TOGETHER, slopes.shape[0] - query)):
-                worst, near = values[query + place, values.shape[1] - 1], False
+            slope0, slope1 = slopes[query], slopes[min(query + 1, last)]
+            slope2, slope3 = slopes[min(query + 2, last)], slopes[min(query + 3, last)]
+            for offset in range(TILE):
+                column = np.uintp(offset)
+                start, size = tiles[at, low, column], tiles[at, length, column]
+                bounds[column] = start - slope0 * size
+                bounds[column + second] = start - slope1 * size
+                bounds[column + third] = start - slope2 * size
+                bounds[column + fourth] = start - slope3 * size
+            for feature in range(0, features, STEP):
+                a0, a1, a2, a3 = _four(queries, query, feature)
+                b0, b1, b2, b3 = _four(queries, query + 1, feature)
+                c0, c1, c2, c3 = _four(queries, query + 2, feature)
+                d0, d1, d2, d3 = _four(queries, query + 3, feature)
+                line = np.uintp(feature)
                 for offset in range(TILE):
-                    # Unsigned: numba's wraparound of negative indices keeps a loop from becoming vectors.
-                    near |= bounds[np.uintp(place * TILE) + np.uintp(offset)] < worst
+                    column = np.uintp(offset)
+                    r0, r1 = tiles[at, line, column], tiles[at, line + np.uintp(1), column]
+                    r2, r3 = tiles[at, line + np.uintp(2), column], tiles[at, line + np.uintp(3), column]
+                    bounds[column] += a0 * r0 + a1 * r1 + a2 * r2 + a3 * r3
+                    bounds[column + second] += b0 * r0 + b1 * r1 + b2 * r2 + b3 * r3
+                    bounds[column + third] += c0 * r0 + c1 * r1 + c2 * r2 + c3 * r3
+                    bounds[column + fourth] += d0 * r0 + d1 * r1 + d2 * r2 + d3 * r3
+            for place in range(min(TOGETHER, slopes.shape[0] - query)):
+                worst, near, begin = values[query + place, wanted - 1], False, np.uintp(place * TILE)
+                for offset in range(TILE):
+                    near |= bounds[begin + np.uintp(offset)] < worst
                 if near:
                     _take(bounds, place, first + tile * TILE, ranges, values, places, query + place)
-
-
-@fast_kernel
-def _bounds(
-    queries: np.ndarray, tiles: np.ndarray, slopes: np.ndarray, tile: int, query: int, bounds: np.ndarray
-) -> None:
-    """The bounds of a tile for TOGETHER queries, one after the other, STEP features at a time."""
-    at, features, last = np.uintp(tile), queries.shape[1], slopes.shape[0] - 1
-    low, length = np.uintp(features), np.uintp(features + 1)
-    slope0, slope1 = slopes[query], slopes[min(query + 1, last)]
-    slope2, slope3 = slopes[min(query + 2, last)], slopes[min(query + 3, last)]
-    for offset in range(TILE):
-        column = np.uintp(offset)
-        start, size = tiles[at, low, column], tiles[at, length, column]
-        bounds[column] = start - slope0 * size
-        bounds[column + np.uintp(TILE)] = start - slope1 * size
-        bounds[column + np.uintp(2 * TILE)] = start - slope2 * size
-        bounds[column + np.uintp(3 * TILE)] = start - slope3 * size
-    for feature in range(0, features, STEP):
-        a0, a1, a2, a3 = _four(queries, query, feature)
-        b0, b1, b2, b3 = _four(queries, query + 1, feature)
-        c0, c1, c2, c3 = _four(queries, query + 2, feature)
-        d0, d1, d2, d3 = _four(queries, query + 3, feature)
-        line = np.uintp(feature)
-        for offset in range(TILE):
-            column = np.uintp(offset)
-            r0, r1 = tiles[at, line, column], tiles[at, line + np.uintp(1), column]
-            r2, r3 = tiles[at, line + np.uintp(2), column], tiles[at, line + np.uintp(3), column]
-            bounds[column] += a0 * r0 + a1 * r1 + a2 * r2 + a3 * r3
-            bounds[column + np.uintp(TILE)] += b0 * r0 + b1 * r1 + b2 * r2 + b3 * r3
-            bounds[column + np.uintp(2 * TILE)] += c0 * r0 + c1 * r1 + c2 * r2 + c3 * r3
-            bounds[column + np.uintp(3 * TILE)] += d0 * r0 + d1 * r1 + d2 * r2 + d3 * r3
 
 
 @fast_kernel
