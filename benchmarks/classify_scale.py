@@ -241,14 +241,17 @@ def main() -> None:
             made = time.perf_counter()
             # Made-up answers need a classifier to look things up in, no more.
             make_run(run, exposures, *((200, 100) if arguments.tables else (exposures, LABELLED)), width)
+            fitted = time.process_time()
             fit.run(settings(run, width), RunFolder(run), Ranks())
+            fitted = time.process_time() - fitted
             references = len(classifier_file.read(RunFolder(run).output("classifier")).ccd.expnum)
             made = time.perf_counter() - made
-            print(f"{share}: {exposures:,} exposures, {references:,} labelled CCDs ({made:.0f} s)", flush=True)
+            of_fit = f"{references:,} labelled CCDs, fitted in {fitted:.0f} s of processor"
+            print(f"{share}: {exposures:,} exposures, {of_fit} ({made:.0f} s)", flush=True)
             words = [*("--measure", str(run), "--numbers", str(width.numbers), "--width", str(width.view))]
             words += ["--tables"] if arguments.tables else []
             done = subprocess.run([sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True)
-            row = {"exposures": exposures, "ccds": exposures * CCDS, "references": references}
+            row = {"exposures": exposures, "ccds": exposures * CCDS, "references": references, "fit_cpu_s": fitted}
             row |= json.loads(done.stdout.splitlines()[-1])
             row |= {"exports_mb": size_of(run / "exports"), "page_mb": size_of(run / "report" / "index.html")}
             row["page_data_mb"] = size_of(run / "report" / "data")

@@ -28,6 +28,8 @@ TABLE_SHARE = 0.2
 # Share of the exposures that someone has labelled, where nobody says: 3,737 of DR11's 223,749 were reviewed.
 LABELLED_SHARE = 0.017
 PCA = 32  # where fit.pca is left to be chosen
+# What the injected-defect heads answer, of a CCD and of an exposure.
+DEFECT_ANSWERS = 16
 # How often fit compares the labelled CCDs with each other: to clean them, to score them, and without their own reasons.
 FIT_PASSES = 3
 # Full-size pictures of an exposure in the report (PNG and page), and a line of it in the page, bytes.
@@ -76,8 +78,7 @@ def work(config: Config, counts: Counts) -> dict[str, dict[str, float]]:
     rows, cols = instruments.get(config.instrument.name).shape
     megapixels = counts.ccds * rows * cols / 1e6
     references = counts.labelled * counts.ccds_per_exposure
-    # Of each CCD four times pca components, about what its channels have together, against every reference.
-    of_a_ccd = 2e-9 * references * 4 * (config.fit.pca or PCA)
+    of_a_ccd = 2e-9 * references * compared_features(config)
     return {
         "simulate": {"Mpixel": megapixels, "CCD": counts.ccds},
         "manifest": {"CCD": counts.ccds},
@@ -90,6 +91,14 @@ def work(config: Config, counts: Counts) -> dict[str, dict[str, float]]:
         "evaluate": {"bootstrap": float(config.evaluate.bootstrap)},
         "report": {"exposure shown": float(min(config.report.exposures, counts.exposures))},
     }
+
+
+def compared_features(config: Config) -> int:
+    """Features of a CCD that neighbours are looked up in, all channels (hpcqa/qa/blocks.py) together: its numbers and
+    the unknown share of them, their contrast to the exposure's, components of each view, and answers of the heads.
+    """
+    views = sum(view != "focal_plane" for view in config.ssl.views)
+    return 2 * (len(NAMES) + 1) + views * (config.fit.pca or PCA) + DEFECT_ANSWERS
 
 
 def calibrated_ccds(config: Config, counts: Counts) -> int:
@@ -176,7 +185,8 @@ def output(config: Config, counts: Counts) -> dict[str, Output]:
     dim = SIZES[config.model.arch][0]
     patterns = {"pattern": counts.ccds_per_exposure * BANDS}
     unseen = set(VIEWS) - set(config.ssl.views)
-    embedding = plain_bytes(EMBEDDING, dims | {"embedding": 3 * dim, "defect": 16, "exposure_defect": 16}, unseen)
+    answers = {"embedding": 3 * dim, "defect": DEFECT_ANSWERS, "exposure_defect": DEFECT_ANSWERS}
+    embedding = plain_bytes(EMBEDDING, dims | answers, unseen)
     copies = 2 if config.embed.control else 1
     pictures = min(config.report.exposures, counts.exposures)
     raw = instruments.get(config.instrument.name).shape
@@ -189,7 +199,7 @@ def output(config: Config, counts: Counts) -> dict[str, Output]:
         "calibrate": Output(1, plain_bytes(CALIBRATION, dims | patterns)),
         "pretrain": Output(*_checkpoints(config)),
         "embed": Output(copies * shards, copies * embedding),
-        "fit": Output(1, 4.0 * counts.labelled * (counts.ccds_per_exposure + 1) * 4 * (config.fit.pca or PCA)),
+        "fit": Output(1, 4.0 * counts.labelled * (counts.ccds_per_exposure + 1) * compared_features(config)),
         # The Parquet tables, their FITS twins, the lists and the tables' ccd_cuts.
         "classify": Output(8, 6 * decisions),
         "evaluate": Output(1, 25e3),

@@ -1,4 +1,7 @@
-"""Exact nearest neighbours by blocked matrix products, Euclidean or cosine, on CPU or GPU, the same for any batching.
+"""Exact nearest neighbours by blocked matrix products, on CPU or GPU, the same for any batching.
+
+Distances are Euclidean. Between rows of unit length (`of_unit_length`) their square is twice one less the cosine, so
+that neighbours by cosine are those of rows that were brought to it, as fit.metric=cosine stores them.
 
 The products only find candidates: references of which a lower bound of the distance is smallest (products.py). Their
 distances are then computed again in float64 from the differences and ordered by (distance, row of the reference set).
@@ -26,9 +29,9 @@ import torch
 from hpcqa.qa import products
 from hpcqa.qa.products import UNIT, Products, Rows
 
-METRICS = ("euclidean", "cosine")
-# Candidates beyond the neighbours wanted: of a stage that is not tried out before, and at most.
-SPARE, MOST_SPARE = 8, 118
+# Candidates beyond the neighbours wanted: of a stage that is not tried out before, of one with few features, whose
+# products are hardly rounded, and at most.
+SPARE, FEW_SPARE, MOST_SPARE = 8, 2, 118
 # From here on a stage that is tried out before may pay.
 FEW_QUERIES, TRIED = 1024, 48
 MOST_OPEN = 0.1
@@ -53,25 +56,11 @@ class Neighbours:
     index: np.ndarray
 
 
-@dataclass(frozen=True)
-class _UnitRows:
-    """Rows brought to unit length as they are read: a mapped file stays where it is."""
-
-    rows: Rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.rows.shape
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        return of_unit_length(self.rows[rows])
-
-
 def of_unit_length(rows: np.ndarray) -> np.ndarray:
-    """Rows over their lengths, each by itself; rows of zeros as they are: float32 (row, feature)."""
+    """Rows over their lengths, each by itself; rows of zeros as they are: float32 (row, feature).
+
+    A row of zeros is 1 from every other row, and 0 from another of zeros.
+    """
     exact = np.asarray(rows, np.float64)
     length = np.sqrt(np.square(exact).sum(axis=1, keepdims=True))
     return np.asarray(np.divide(exact, length, where=length > 0, out=np.zeros_like(exact)), np.float32)
@@ -86,26 +75,17 @@ class Searcher:
     Attributes:
         references: float32 (reference, feature), finite; an array, or some rows of a mapped file.
         device: where the products run.
-        metric: euclidean, or cosine: Euclidean between rows of unit length, whose square is twice one less the cosine.
-            A row of zeros stays one: 1 from every other row, 0 from another of zeros.
         precision: fp32, bf16, or auto: bf16 where that is faster. The result is the same.
         leading: look at leading components first where features are many. The result is the same.
-
-    Raises:
-        ValueError: no such metric.
     """
 
     references: Rows
     device: str = "cpu"
-    metric: str = "euclidean"
     precision: str = "auto"
     leading: bool = True
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(f"metric={self.metric!r} is none of {', '.join(METRICS)}.")
-        rows = _UnitRows(self.references) if self.metric == "cosine" else self.references
-        self._stages = _Stages(rows, self.device, self.precision, self.leading)
+        self._stages = _Stages(self.references, self.device, self.precision, self.leading)
 
     def nearest(self, queries: np.ndarray, k: int, *, exclude: np.ndarray | None = None) -> Neighbours:
         """The k nearest references of each query.
@@ -121,10 +101,10 @@ class Searcher:
         found = Neighbours(np.full((len(queries), k), np.inf), np.full((len(queries), k), -1, np.int64))
         if not len(queries) or not len(self.references):
             return found
-        queries = of_unit_length(queries) if self.metric == "cosine" else np.ascontiguousarray(queries, np.float32)
+        queries = np.ascontiguousarray(queries, np.float32)
         ranges = np.zeros((len(queries), 2), np.int64) if exclude is None else np.asarray(exclude, np.int64)
         with _workers(self.device) as spread:
-            search = _Search(queries, self._stages.references, k, ranges, found, spread)
+            search = _Search(queries, self.references, k, ranges, found, spread)
             for stage in self._stages.of(search):
                 search.by(stage)
             search.by_differences()
@@ -248,7 +228,7 @@ class _Stages:
                 # Not what the queries were that it was tried out with.
                 del self._tried[search.k]
         if len(search.left):
-            full = self._once("full", lambda: self._of_all(torch.float32, SPARE, search.spread))
+            full = self._once("full", lambda: self._in_float32(search.spread))
             assert full is not None
             yield full
             yield replace(full, spare=MOST_SPARE)
@@ -275,6 +255,10 @@ class _Stages:
             stage = self._once("rounded", lambda: self._of_all(torch.bfloat16, spare, spread))
             if stage is not None:
                 yield stage
+
+    def _in_float32(self, spread: products.Spread) -> _Stage:
+        made = self._of_all(torch.float32, SPARE, spread)
+        return replace(made, spare=FEW_SPARE) if made.products.is_tiled else made
 
     def _of_all(self, dtype: torch.dtype, spare: int, spread: products.Spread) -> _Stage:
         return _Stage(Products.of(self.references, self._centre, self.device, dtype, spread), spare)

@@ -8,7 +8,8 @@ reference as float32, n features and u half the spacing of float32 numbers,
 where [-2 q.r] is the product as computed, in any order of summation (error at most n u of 2 |q| |r|), |r|^2 was summed
 in float32, and centring moved each feature by at most u of itself. Where factors are rounded to bfloat16, as q' and r',
 the product is also off by at most 2 (|q - q'| |r| + |q'| |r - r'|), both of which are measured, not guessed. All that
-grows with |r| is in the slope, so that references near the centre, which are many, are judged by small errors.
+grows with |r| is in the slope, so that references near the centre, which are many, are judged by small errors. A sum
+may begin with the other terms (tiles.py): its rounding grows by (n + 1) u |r|^2, and |r|^2 has (n + 30) u to spare.
 Source for sums: Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
 """
 
@@ -23,11 +24,13 @@ import numpy as np
 import torch
 
 from hpcqa.kernels import fast_kernel
-from hpcqa.qa import select
+from hpcqa.qa import select, tiles
 
 # A block of products, and the references that made it, stay in the second cache of a core.
 QUERY_ROWS = 512
 REFERENCE_ROWS = 1024
+# Fewer features are multiplied and selected from in one loop, on a CPU.
+TILED_WIDTH = 48
 # Half the spacing of float32 numbers, relative.
 UNIT = 2.0**-24
 # Products smaller than the smallest normal number may be lost.
@@ -103,7 +106,7 @@ class Products:
         lows: float32 (reference,), squared lengths of the centred references, rounded down.
         lengths: float32 (reference,), these lengths, rounded up.
         lost: the largest share of a reference's length that rounding its factor lost.
-        kept: factors by first row.
+        kept: factors by first row, as `_arranged` gives them.
     """
 
     references: Rows
@@ -142,7 +145,7 @@ class Products:
             lows[part] = squares * (1 - 2 * grown)
             lengths[part] = np.sqrt(squares) * (1 + 2 * grown)
             if keep:
-                kept[start] = made.to(device)
+                kept[start] = _arranged(made, lows[part], lengths[part], device)
             return float(np.sqrt(np.max(errors / np.maximum(squares, np.finfo(np.float64).tiny))))
 
         lost = max(spread(measure, starts(references))) * (1 + 2 * grown)
@@ -160,19 +163,33 @@ class Products:
         width = queries.shape[1]
         slopes = 2 * (error + self.lost * (length + error)) + (2 * width + 64) * UNIT * length
         slopes = np.asarray(slopes * (1 + 4 * (width + 16) * UNIT), np.float32)
-        search = self._on_cpu if self.device == "cpu" else self._on_device
+        search = self._in_tiles if self.is_tiled else self._on_cpu if self.device == "cpu" else self._on_device
         values, rows = search(factors, slopes, wanted, ranges)
         own = np.square(queries - self.centre, dtype=np.float64).sum(1) * (1 - 16 * UNIT) - width * TINY
         least = values.astype(np.float64) + own[:, None]
         limit = least[:, -1] if len(self.references) > wanted else np.full(len(queries), np.inf)
         return Candidates(np.where(np.isinf(values), -1, rows), least, limit)
 
+    @property
+    def is_tiled(self) -> bool:
+        """Whether products and selection are one loop."""
+        return _is_tiled(self.references.shape[1], self.dtype, self.device)
+
+    def _in_tiles(
+        self, factors: torch.Tensor, slopes: np.ndarray, wanted: int, ranges: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `_on_cpu`."""
+        values, places = _nothing(len(factors), wanted)
+        queries = tiles.padded(factors.numpy())
+        for start in starts(self.references):
+            tiles.smallest(queries, self._part(start).numpy(), slopes, start, ranges, values, places)
+        return values, places
+
     def _on_cpu(
         self, factors: torch.Tensor, slopes: np.ndarray, wanted: int, ranges: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Bounds, less what they share, and rows of the smallest, ascending: float32 and int64 (query, wanted)."""
-        values = np.full((len(factors), wanted), np.inf, np.float32)
-        places = np.full((len(factors), wanted), -1, np.int64)
+        values, places = _nothing(len(factors), wanted)
         queries, count = len(slopes), len(self.references)
         room = torch.empty(queries * REFERENCE_ROWS, dtype=self.dtype)
         found = (room if self.dtype == torch.float32 else room.view(torch.uint16)).numpy()
@@ -210,10 +227,28 @@ class Products:
         return values.cpu().numpy(), places.gather(1, order).cpu().numpy()
 
     def _part(self, start: int) -> torch.Tensor:
-        """The factors of references from a row on."""
+        """The factors of references from a row on, as `_arranged` gives them."""
         if start in self.kept:
             return self.kept[start]
-        return _factors(block(self.references, start), self.centre, -2.0, self.dtype)[0].to(self.device)
+        made = _factors(block(self.references, start), self.centre, -2.0, self.dtype)[0]
+        part = slice(start, start + len(made))
+        return _arranged(made, self.lows[part], self.lengths[part], self.device)
+
+
+def _is_tiled(width: int, dtype: torch.dtype, device: str) -> bool:
+    return device == "cpu" and dtype == torch.float32 and width < TILED_WIDTH
+
+
+def _arranged(factors: torch.Tensor, lows: np.ndarray, lengths: np.ndarray, device: str) -> torch.Tensor:
+    """Factors of references where and how they are searched: as they are, or as tiles."""
+    if _is_tiled(factors.shape[1], factors.dtype, device):
+        return torch.from_numpy(tiles.tiled(factors.numpy(), lows, lengths))
+    return factors.to(device)
+
+
+def _nothing(queries: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of the smallest bounds and their rows before there are any: float32 and int64 (query, wanted)."""
+    return np.full((queries, wanted), np.inf, np.float32), np.full((queries, wanted), -1, np.int64)
 
 
 def multiplies_bf16(device: str) -> bool:

@@ -14,7 +14,7 @@ from hpcqa.artifacts.folder import RunFolder
 from hpcqa.config import EvaluateConfig, FitConfig, SurveyConfig
 from hpcqa.errors import DataError
 from hpcqa.parallel.ranks import Ranks
-from hpcqa.qa import classify, evaluate, fit
+from hpcqa.qa import classifier_file, classify, evaluate, fit
 from tests.qa.run_folder import CUT_EXPNUM, FAILED_EXPNUM, make_run, settings
 
 
@@ -26,6 +26,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     for stage in (fit, classify, evaluate):
         stage.run(config, folder, Ranks())
     return folder
+
+
+def test_neighbours_by_cosine_are_a_setting(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    config = settings(tmp_path, fit=FitConfig(bad_rate=0.4, pca=8, metric="cosine"))
+    for stage in (fit, classify):
+        stage.run(config, folder, Ranks())
+    learned = classifier_file.read(folder.output("classifier"))
+    for references in (learned.ccd, learned.exposure):
+        for rows in references.features.values():
+            lengths = np.linalg.norm(rows, axis=1)
+            assert np.allclose(lengths[lengths > 0], 1.0, atol=1e-6)
+    truth = store.read_table(folder.output("truth"), catalog.LABELS)
+    decisions = decisions_of(folder)
+    seen = decisions["verdict"] != "undecided"
+    bad = np.isin(decisions["expnum"], truth["expnum"][truth["bad"] & (truth["ccdnum"] < 0)])
+    assert np.mean(decisions["p_bad"][seen & bad]) > 0.5 > np.mean(decisions["p_bad"][seen & ~bad])
 
 
 def decisions_of(folder: RunFolder) -> dict[str, np.ndarray]:
