@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.kernels import kernel
+from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels import lanes, plio, rice, ricelanes
 
 Array = np.ndarray[Any, Any]
@@ -236,6 +236,80 @@ def read_integers(data: Array, tiles: Array, code: Array, extra: Array, corner: 
         if not direct:
             _place(values, tiles[t], corner, out)
     return -1
+
+
+@kernel
+def read_codes(
+    data: Array, tiles: Array, code: Array, extra: Array, corner: Array, out: Array, seen: Array
+) -> tuple[Whole, bool]:
+    """As `read_integers`, for tiles of one whole row each and values that fit into a byte.
+
+    Args:
+        out: uint8 (rows, columns). seen: bool (256,) set where a pixel has that value.
+
+    Returns:
+        As `read_integers`; and whether all values fit: if not, the rest is not decoded.
+    """
+    values = rooms(tiles)[0]
+    few = np.uint64(0)
+    for t in range(tiles.shape[0]):
+        stored = tiles[t, 7] >= 0
+        if not stored and not _decode(data, tiles[t], out.shape[1], code, values):
+            return t, True
+        row = extra[tiles[t, 7], : out.shape[1]] if stored else values[: out.shape[1]]
+        largest = _all_bits(row)
+        if largest < 0 or largest > 255:
+            return -1, False
+        if largest < 64:
+            few |= _few_codes(row, out[tiles[t, 3]]) if largest > 0 else np.uint64(1)
+        else:
+            for j in range(row.size):
+                seen[row[j]] = True
+        if largest == 0 or largest >= 64:
+            out[tiles[t, 3]] = row
+    for value in range(64):
+        seen[value] |= (few >> np.uint64(value)) & np.uint64(1) != 0
+    return -1, True
+
+
+@fast_kernel
+def _all_bits(row: Array) -> Whole:
+    bits = np.int32(0)
+    for j in range(row.shape[0]):
+        bits |= row[j]
+    return bits
+
+
+@fast_kernel
+def _few_codes(row: Array, out: Array) -> Any:
+    """Values below 64 as bytes; which there are, by the bits of a number."""
+    seen = np.uint64(0)
+    for j in range(out.shape[0]):
+        seen |= np.uint64(1) << np.uint64(row[j])
+        out[j] = np.uint8(row[j])
+    return seen
+
+
+@kernel
+def codes_to_flags(codes: Array, bad: Array) -> None:
+    """Codes (rows, columns), uint8, become 1 where `bad`, bool (256,), has them, else 0."""
+    few = np.uint64(0)
+    for value in range(64):
+        few |= np.uint64(bad[value]) << np.uint64(value)
+    is_few = not bad[64:].any()
+    for i in range(codes.shape[0]):
+        if is_few:
+            _flag_few(few, codes[i])
+        else:
+            for j in range(codes.shape[1]):
+                codes[i, j] = np.uint8(bad[codes[i, j]])
+
+
+@fast_kernel
+def _flag_few(bad: Any, codes: Array) -> None:
+    for j in range(codes.shape[0]):
+        code = np.uint64(codes[j])
+        codes[j] = np.uint8((bad >> (code & np.uint64(63))) & np.uint64(1)) if code < np.uint64(64) else np.uint8(0)
 
 
 @kernel

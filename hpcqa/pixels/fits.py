@@ -39,7 +39,7 @@ class ExposureFile:
         self._source = source
         self.path = source.path
         self.primary: Mapping[str, Any]
-        self.primary, self.images = read_headers(source)
+        self.primary, self.images = source.together(lambda: read_headers(source))
         self._by_name: dict[str, ImageHdu] = {}
         for hdu in self.images:
             for name in (hdu.name.upper(), hdu.header.text("DETPOS").strip().upper()):
@@ -167,6 +167,32 @@ class ExposureFile:
             raise DataError(f"{self.path}[{hdu.index}]: the mask's values don't fit into 32 bits.")
         out[...] = values
         return out
+
+    def read_codes(self, hdu: ImageHdu) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+        """The whole image of integers (a data-quality mask) if all of them fit into a byte.
+
+        Args:
+            hdu: one of `images`.
+
+        Returns:
+            uint8 (rows, columns), and the values that there are, ascending; None if the image must be read as integers:
+            they don't fit, or are not stored in compressed rows.
+
+        Raises:
+            DataError: as `read`.
+        """
+        region = Region(0, hdu.shape[0], 0, hdu.shape[1])
+        job = _Job.prepare(self._source, hdu, region) if hdu.integer else None
+        if job is None or job.layout.quantised or job.layout.tile != (1, hdu.shape[1]):
+            return None
+        from hpcqa.pixels import decoder
+
+        self._expect_next(hdu)
+        out, seen, coded = np.empty(hdu.shape, np.uint8), np.zeros(256, np.bool_), job.coded()
+        corner = np.zeros(2, np.int64)
+        failed, fits = decoder.read_codes(coded.data, coded.tiles, coded.code, coded.extra, corner, out, seen)
+        job.check(coded, failed)
+        return (out, np.flatnonzero(seen)) if fits else None
 
     def _rectangle(self, hdu: ImageHdu, region: Region, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
         shape = region.row1 - region.row0, region.col1 - region.col0

@@ -132,6 +132,41 @@ def test_integer_images(tmp_path, seed, rows, cols, kind, span, codec):
         assert np.array_equal(found, pixels)
 
 
+@FAST
+@given(
+    seed=st.integers(0, 1000),
+    rows=st.integers(1, 30),
+    cols=st.integers(1, 300),
+    share=st.sampled_from([0.0, 1e-3, 0.05, 0.9]),
+    code=st.sampled_from([1, 63, 64, 255, 256, -1]),
+    runs=st.booleans(),
+)
+def test_masks_are_read_as_bytes(tmp_path, seed, rows, cols, share, code, runs):
+    rng = np.random.default_rng(seed)
+    pixels = np.where(rng.random((rows, cols)) < share, rng.choice([3, code], (rows, cols)), 0).astype("i4")
+    if runs:
+        pixels[:, cols // 3 : cols // 2] = code
+    write(tmp_path / "a.fits.fz", fits.CompImageHDU(pixels, compression_type="RICE_1"))
+    with open_exposure(tmp_path / "a.fits.fz") as exposure:
+        hdu = exposure.images[0]
+        found = exposure.read_codes(hdu)
+        assert np.array_equal(exposure.read_integer(hdu), pixels)
+    if pixels.min() < 0 or pixels.max() > 255:
+        assert found is None
+    else:
+        assert np.array_equal(found[0], pixels)
+        assert np.array_equal(found[1], np.unique(pixels))
+
+
+def test_tiles_of_several_rows_and_real_numbers_are_no_bytes(tmp_path):
+    pixels = np.zeros((12, 20), "i4")
+    write(tmp_path / "a.fits.fz", fits.CompImageHDU(pixels, compression_type="RICE_1", tile_shape=(3, 20)))
+    write(tmp_path / "b.fits.fz", fits.CompImageHDU(pixels.astype("f4"), compression_type="RICE_1"))
+    for name in ("a", "b"):
+        with open_exposure(tmp_path / f"{name}.fits.fz") as exposure:
+            assert exposure.read_codes(exposure.images[0]) is None
+
+
 @pytest.mark.parametrize("codec", ["PLIO", "HCOMPRESS"])
 def test_codecs_of_masks_written_by_fitsio(tmp_path, codec):
     """Astropy's own writer of PLIO_1 and HCOMPRESS_1 fails on odd shapes, so cfitsio writes them here."""
