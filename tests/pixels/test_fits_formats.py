@@ -9,7 +9,6 @@ from astropy.io import fits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcqa.instruments.base import Region
 from hpcqa.pixels.fits import bin_image, open_exposure
 
 FAST = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -84,9 +83,6 @@ def test_quantised_floats_written_by_astropy(tmp_path, seed, rows, cols, kind, m
         for step in (1, 3, 8):
             expected = bin_image(found, step)
             assert np.array_equal(exposure.read_binned(hdu, step), expected, equal_nan=True)
-        row, col = rows // 3, cols // 3
-        part = exposure.read_rectangle(hdu, Region(row, rows, col, cols - cols // 4))
-        same(part, found[row:, col : cols - cols // 4])
 
 
 @FAST
@@ -187,10 +183,7 @@ def test_uncompressed(tmp_path, kind, place):
         fits.PrimaryHDU(pixels).writeto(path)
     else:
         write(path, fits.ImageHDU(pixels, name="S1"))
-    found = check(path, 0 if place == "primary" else 1)
-    with open_exposure(path) as exposure:
-        part = exposure.read_rectangle(exposure.images[0], Region(3, 9, 5, 6))
-        same(part, found[3:9, 5:6])
+    check(path, 0 if place == "primary" else 1)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
