@@ -40,9 +40,9 @@ def _gather(mean: np.ndarray, count: np.ndarray, enough: int, cell: int) -> tupl
             # Every second column, beginning with the second one in every other row that is taken.
             first, last = m * cell + (i // 2 + m * cell) % 2, min((m + 1) * cell, cols)
             if whole:
-                for j in range(first, last, 2):
-                    values[place, number] = mean[i, j]
-                    number += 1
+                more = (last - first + 1) // 2
+                _every_second(mean[i, first:last], values[place, number : number + more])
+                number += more
             else:
                 for j in range(first, last, 2):
                     values[place, number] = mean[i, j]
@@ -51,6 +51,12 @@ def _gather(mean: np.ndarray, count: np.ndarray, enough: int, cell: int) -> tupl
     for place in range(numbers.size):
         values[place, numbers[place] :] = np.float32(np.inf)
     return values, numbers
+
+
+@fast_kernel
+def _every_second(values: np.ndarray, out: np.ndarray) -> None:
+    for k in range(out.shape[0]):
+        out[k] = values[2 * k]
 
 
 @fast_kernel
@@ -325,6 +331,32 @@ def _weigh_far(mean: np.ndarray, count: np.ndarray, near: np.ndarray, level: np.
 
 
 @fast_kernel
+def _all_equal(count: np.ndarray, usual: np.ndarray) -> Any:
+    differ = np.uint8(0)
+    for j in range(count.shape[0]):
+        differ |= np.uint8(count[j] != usual[j])
+    return differ == 0
+
+
+@fast_kernel
+def _weigh_usual(
+    mean: np.ndarray, usual: np.ndarray, near: np.ndarray, level: np.float32, line: np.ndarray, far: np.ndarray
+) -> None:
+    """`_weigh` and `_weigh_far` of a row with the counts of most rows, float32: small ones take long to convert."""
+    for j in range(mean.shape[0]):
+        value = (mean[j] - level) * usual[j]
+        line[j] += value
+        far[j] += value if near[j] == 0 else _ZERO
+
+
+@fast_kernel
+def _count_usual(usual: np.ndarray, near: np.ndarray, line: np.ndarray, far: np.ndarray) -> None:
+    for j in range(usual.shape[0]):
+        line[j] += usual[j]
+        far[j] += usual[j] if near[j] == 0 else _ZERO
+
+
+@fast_kernel
 def _count(count: np.ndarray, line: np.ndarray) -> None:
     for j in range(count.shape[0]):
         line[j] += np.float32(count[j])
@@ -357,12 +389,17 @@ def cells(
     rows, cols = mean.shape
     lines = np.zeros((4, cols), np.float32)
     reference = np.float32(level)
+    usual = count[0].astype(np.float32)
     for i in range(rows):
         # Loop by loop: one over all four lines does not become vector instructions.
-        _weigh(mean[i], count[i], reference, lines[0])
-        _count(count[i], lines[1])
-        _weigh_far(mean[i], count[i], near[i], reference, lines[2])
-        _count_far(count[i], near[i], lines[3])
+        if _all_equal(count[i], count[0]):
+            _weigh_usual(mean[i], usual, near[i], reference, lines[0], lines[2])
+            _count_usual(usual, near[i], lines[1], lines[3])
+        else:
+            _weigh(mean[i], count[i], reference, lines[0])
+            _count(count[i], lines[1])
+            _weigh_far(mean[i], count[i], near[i], reference, lines[2])
+            _count_far(count[i], near[i], lines[3])
         if i % side == side - 1 or i == rows - 1:
             _finish_cells(lines, i // side, side, reference, out, counts)
             lines[:] = 0

@@ -10,6 +10,7 @@ import numpy as np
 from hpcqa.config import ViewsConfig
 from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels.background import Sources, cell_side, cells, joined_cells
+from hpcqa.pixels.floatbits import size_bits
 from hpcqa.pixels.prefetch import fetch_around
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import Sky
@@ -153,11 +154,10 @@ def _halves(sizes: np.ndarray, signs: np.ndarray) -> np.ndarray:
     rows, cols = sizes.shape
     out = np.empty((rows, cols), np.uint16)
     bits, sign = sizes.view(np.uint32), signs.view(np.uint32)
-    # Adding 0.5 rounds a number below 2^-14 to a multiple of 2^-24, as float16 has them there.
-    shifted = (sizes + np.float32(0.5)).view(np.uint32)
     for i in range(rows):
         for j in range(cols):
-            tiny = shifted[i, j] - np.uint32(0x3F000000)
+            # Adding 0.5 rounds a number below 2^-14 to a multiple of 2^-24, as float16 has them there.
+            tiny = np.uint32(size_bits(sizes[i, j] + np.float32(0.5))) - np.uint32(0x3F000000)
             word = bits[i, j]
             usual = (
                 word - np.uint32(0x38000000) + np.uint32(0xFFF) + ((word >> np.uint32(13)) & np.uint32(1))
@@ -223,19 +223,29 @@ def detail_view(
     side = views.stamp
     down, across = views.detail[0] // side, views.detail[1] // side
     num_sky = round(views.sky_share * down * across)
-    places = star_places(stars, down * across - num_sky)
-    places += empty_places(scanned, sources, side, down * across - len(places))
+    of_stars = star_places(stars, down * across - num_sky)
+    where = np.concatenate([of_stars, empty_places(scanned, sources, side, down * across - len(of_stars))])
     mosaic = np.zeros((views.detail[0], views.detail[1]), np.float32)
-    where = np.array(places, np.int64).reshape(-1, 2)
     levels = sources.local(where[:, 0] // scanned.step, where[:, 1] // scanned.step)
     _mosaic(pixels, masked, where, levels, _scale(sky.noise, sky.level), mosaic, side)
     return stretch(mosaic, views.asinh_softening)
 
 
-def star_places(stars: Stars, most: int) -> list[tuple[int, int]]:
-    """Centres of the brightest stars, then of the brightest other sources: (row, col) in native pixels."""
-    order = np.argsort(~stars.is_star, kind="stable")[:most]
-    return [(round(float(stars.table[k, Y])), round(float(stars.table[k, X]))) for k in order]
+def star_places(stars: Stars, most: int) -> np.ndarray:
+    """Centres of the brightest stars, then of the brightest other sources: (n, 2) int64, native rows and columns."""
+    return _star_places(stars.table, stars.is_star, most)
+
+
+@kernel
+def _star_places(table: np.ndarray, is_star: np.ndarray, most: int) -> np.ndarray:
+    places = np.empty((min(most, is_star.size), 2), np.int64)
+    num = 0
+    for wanted in (True, False):
+        for k in range(is_star.size):
+            if num < len(places) and is_star[k] == wanted:
+                places[num, 0], places[num, 1] = round(table[k, Y]), round(table[k, X])
+                num += 1
+    return places
 
 
 @kernel
@@ -267,15 +277,15 @@ def _scattered(num: int) -> np.ndarray:
     return np.argsort((np.arange(num) * 0.6180339887) % 1.0, kind="stable")
 
 
-def empty_places(scanned: Scan, sources: Sources, side: int, most: int) -> list[tuple[int, int]]:
-    """Centres of the emptiest squares of `side` native pixels, spread over the CCD: (row, col)."""
+def empty_places(scanned: Scan, sources: Sources, side: int, most: int) -> np.ndarray:
+    """Centres of the emptiest squares of `side` native pixels, spread over the CCD: (n, 2) int64, rows and columns."""
     width = max(1, side // scanned.step)
     rows, cols = sources.near.shape[0] // width, sources.near.shape[1] // width
     if rows == 0 or cols == 0 or most <= 0:
-        return []
+        return np.empty((0, 2), np.int64)
     share = _busy(sources.near, scanned.count, width, rows, cols)
     # Equally empty squares are taken in a scattered order, not row by row. The sort of small integers is by radix.
     scattered = _scattered(share.size)
     chosen = scattered[np.argsort(np.minimum(share, 65535)[scattered].astype(np.uint16), kind="stable")][:most]
-    half = width * scanned.step // 2
-    return [(int(k // cols) * width * scanned.step + half, int(k % cols) * width * scanned.step + half) for k in chosen]
+    wide = width * scanned.step
+    return np.stack(np.divmod(chosen, cols), axis=1) * wide + wide // 2

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.kernels import kernel
+from hpcqa.kernels import fast_kernel, kernel
 from hpcqa.pixels import lanes, plio, rice, ricelanes
 
 Array = np.ndarray[Any, Any]
@@ -79,13 +79,6 @@ def _unquantise(  # noqa: C901
 
 
 @kernel
-def _needed(tile: Array, first_col: Whole, out: Array) -> Whole:
-    """Pixels of a tile that must be decoded to fill the window; the end of a row may lie outside of it."""
-    num = tile[5] * tile[6]
-    return min(num, out.shape[1] - (tile[4] - first_col)) if tile[5] == 1 else num
-
-
-@kernel
 def rooms(tiles: Array) -> Array:
     """Room for the values of the tiles that are decoded at once: int32, a row for each."""
     largest = np.int64(1)
@@ -143,12 +136,11 @@ def _to_floats(
 
 
 @kernel
-def _place(source: Array, tile: Array, corner: Array, out: Array) -> None:
-    """Copy the part of a decoded tile that lies inside the window `out`."""
-    row, col, height, width = tile[3] - corner[0], tile[4] - corner[1], tile[5], tile[6]
-    rows, cols = out.shape
-    for r in range(max(0, -row), min(height, rows - row)):
-        for c in range(max(0, -col), min(width, cols - col)):
+def _place(source: Array, tile: Array, out: Array) -> None:
+    """Copy a decoded tile to its place in the image."""
+    row, col, height, width = tile[3], tile[4], tile[5], tile[6]
+    for r in range(height):
+        for c in range(width):
             out[row + r, col + c] = source[r * width + c]
 
 
@@ -160,18 +152,16 @@ def read_floats(
     code: Array,
     randoms: Array,
     extra: Array,
-    corner: Array,
     out: Array,
 ) -> Whole:
-    """Decode quantised tiles into the window `out` of the image.
+    """Decode quantised tiles into an image.
 
     Args:
         data: uint8, the compressed bytes with rice.PADDING zero bytes at the end.
         tiles, scaling, code: see the module.
         randoms: float32 (10000,).
         extra: float32 (M, largest tile), tiles that were stored in another way.
-        corner: int64 (2,), row and column of the image where `out` begins.
-        out: float32 (rows, columns), C-contiguous.
+        out: float32 (rows, columns), C-contiguous, the image.
 
     Returns:
         -1, or the index of the first tile that is damaged.
@@ -180,7 +170,7 @@ def read_floats(
     floats = np.empty(values.shape[1], np.float32)
     first = 0
     while first < tiles.shape[0]:
-        done = read_next(data, tiles, first, scaling, code, randoms, extra, corner, values, floats, out)
+        done = read_next(data, tiles, first, scaling, code, randoms, extra, values, floats, out)
         if done == 0:
             return first
         first += done
@@ -196,46 +186,117 @@ def read_next(
     code: Array,
     randoms: Array,
     extra: Array,
-    corner: Array,
     values: Array,
     floats: Array,
     out: Array,
 ) -> Whole:
-    """Decode tile `first`, and those after it that go with it, into the window; how many, 0 if it is damaged.
+    """Decode tile `first`, and those after it that go with it, into the image; how many, 0 if it is damaged.
 
     `values` is `rooms(tiles)`, `floats` room for one of its rows; the rest is as for `read_floats`.
     """
     if tiles[first, 7] >= 0:
-        _place(extra[tiles[first, 7]], tiles[first], corner, out)
+        _place(extra[tiles[first, 7]], tiles[first], out)
         return 1
-    num = _needed(tiles[first], corner[1], out)
+    num = tiles[first, 5] * tiles[first, 6]
     done = _decode_next(data, tiles, first, num, code, values)
     for t in range(first, first + done):
         # Whole rows are written where they belong.
-        direct = tiles[t, 5] == 1 and tiles[t, 4] == corner[1]
-        target = out[tiles[t, 3] - corner[0]] if direct else floats
+        direct = tiles[t, 5] == 1 and tiles[t, 6] == out.shape[1]
+        target = out[tiles[t, 3]] if direct else floats
         _to_floats(values[t - first], num, t, tiles, scaling, code, randoms, target)
         if not direct:
-            _place(floats, tiles[t], corner, out)
+            _place(floats, tiles[t], out)
     return done
 
 
 @kernel
-def read_integers(data: Array, tiles: Array, code: Array, extra: Array, corner: Array, out: Array) -> Whole:
+def read_integers(data: Array, tiles: Array, code: Array, extra: Array, out: Array) -> Whole:
     """As `read_floats`, for integer images: `extra` and `out` are int32."""
     values = rooms(tiles)[0]
     for t in range(tiles.shape[0]):
         if tiles[t, 7] >= 0:
-            _place(extra[tiles[t, 7]], tiles[t], corner, out)
+            _place(extra[tiles[t, 7]], tiles[t], out)
             continue
-        num = _needed(tiles[t], corner[1], out)
-        direct = tiles[t, 5] == 1 and tiles[t, 4] == corner[1]
-        target = out[tiles[t, 3] - corner[0]] if direct else values
+        num = tiles[t, 5] * tiles[t, 6]
+        direct = tiles[t, 5] == 1 and tiles[t, 6] == out.shape[1]
+        target = out[tiles[t, 3]] if direct else values
         if not _decode(data, tiles[t], num, code, target):
             return t
         if not direct:
-            _place(values, tiles[t], corner, out)
+            _place(values, tiles[t], out)
     return -1
+
+
+@kernel
+def read_codes(data: Array, tiles: Array, code: Array, extra: Array, out: Array, seen: Array) -> tuple[Whole, bool]:
+    """As `read_integers`, for tiles of one whole row each and values that fit into a byte.
+
+    Args:
+        out: uint8 (rows, columns). seen: bool (256,) set where a pixel has that value.
+
+    Returns:
+        As `read_integers`; and whether all values fit: if not, the rest is not decoded.
+    """
+    values = rooms(tiles)[0]
+    few = np.uint64(0)
+    for t in range(tiles.shape[0]):
+        stored = tiles[t, 7] >= 0
+        if not stored and not _decode(data, tiles[t], out.shape[1], code, values):
+            return t, True
+        row = extra[tiles[t, 7], : out.shape[1]] if stored else values[: out.shape[1]]
+        largest = _all_bits(row)
+        if largest < 0 or largest > 255:
+            return -1, False
+        if largest < 64:
+            few |= _few_codes(row, out[tiles[t, 3]]) if largest > 0 else np.uint64(1)
+        else:
+            for j in range(row.size):
+                seen[row[j]] = True
+        if largest == 0 or largest >= 64:
+            out[tiles[t, 3]] = row
+    for value in range(64):
+        seen[value] |= (few >> np.uint64(value)) & np.uint64(1) != 0
+    return -1, True
+
+
+@fast_kernel
+def _all_bits(row: Array) -> Whole:
+    bits = np.int32(0)
+    for j in range(row.shape[0]):
+        bits |= row[j]
+    return bits
+
+
+@fast_kernel
+def _few_codes(row: Array, out: Array) -> Any:
+    """Values below 64 as bytes; which there are, by the bits of a number."""
+    seen = np.uint64(0)
+    for j in range(out.shape[0]):
+        seen |= np.uint64(1) << np.uint64(row[j])
+        out[j] = np.uint8(row[j])
+    return seen
+
+
+@kernel
+def codes_to_flags(codes: Array, bad: Array) -> None:
+    """Codes (rows, columns), uint8, become 1 where `bad`, bool (256,), has them, else 0."""
+    few = np.uint64(0)
+    for value in range(64):
+        few |= np.uint64(bad[value]) << np.uint64(value)
+    is_few = not bad[64:].any()
+    for i in range(codes.shape[0]):
+        if is_few:
+            _flag_few(few, codes[i])
+        else:
+            for j in range(codes.shape[1]):
+                codes[i, j] = np.uint8(bad[codes[i, j]])
+
+
+@fast_kernel
+def _flag_few(bad: Any, codes: Array) -> None:
+    for j in range(codes.shape[0]):
+        code = np.uint64(codes[j])
+        codes[j] = np.uint8((bad >> (code & np.uint64(63))) & np.uint64(1)) if code < np.uint64(64) else np.uint8(0)
 
 
 @kernel

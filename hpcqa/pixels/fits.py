@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hpcqa.errors import DataError
-from hpcqa.instruments.base import Region
 from hpcqa.pixels import tiles
 from hpcqa.pixels.fitsbytes import ByteSource, Room
 from hpcqa.pixels.fitshdus import FIRST_LOOK, ImageHdu, padded, read_headers
@@ -39,7 +38,7 @@ class ExposureFile:
         self._source = source
         self.path = source.path
         self.primary: Mapping[str, Any]
-        self.primary, self.images = read_headers(source)
+        self.primary, self.images = source.together(lambda: read_headers(source))
         self._by_name: dict[str, ImageHdu] = {}
         for hdu in self.images:
             for name in (hdu.name.upper(), hdu.header.text("DETPOS").strip().upper()):
@@ -83,8 +82,21 @@ class ExposureFile:
         Raises:
             DataError: damaged, truncated, changed since it was opened, or of an unknown kind.
         """
-        rows, cols = hdu.shape
-        return self._rectangle(hdu, Region(0, rows, 0, cols), out)
+        out = _target(out, hdu.shape, np.float32)
+        self._expect_next(hdu)
+        if _is_plain(hdu.header) and not hdu.compressed:
+            out[...] = self._plain(hdu)
+            return out
+        job = _Job.prepare(self._source, hdu)
+        if job is None or (not job.layout.quantised and job.layout.blank is not None):
+            out[...] = self._other(hdu)
+        elif job.layout.quantised:
+            job.run("read_floats", out)
+        else:
+            whole = np.empty(hdu.shape, np.int32)
+            job.run("read_integers", whole)
+            out[...] = whole
+        return out
 
     def read_part(
         self, hdu: ImageHdu, every: int, out: NDArray[np.float32] | None = None, room: Room | None = None
@@ -103,8 +115,7 @@ class ExposureFile:
             DataError: as `read`.
         """
         rows, cols = hdu.shape
-        whole = Region(0, rows, 0, cols)
-        job = _Job.prepare(self._source, hdu, whole, room) if hdu.compressed and every > 1 else None
+        job = _Job.prepare(self._source, hdu, room) if hdu.compressed and every > 1 else None
         if job is None or not job.layout.quantised or job.layout.tile != (1, cols):
             return self.read(hdu, out), None
         self._expect_next(hdu)
@@ -113,13 +124,6 @@ class ExposureFile:
         first, following = _rows_in_turn(rows, every)
         Rest(job, coded.only(first), out).read()
         return out, Rest(job, coded.only(following), out)
-
-    def read_rectangle(self, hdu: ImageHdu, region: Region) -> NDArray[np.float32]:
-        """As `read`, for a rectangle that lies inside the image; only its tiles are read and decoded."""
-        rows, cols = hdu.shape
-        if not (0 <= region.row0 < region.row1 <= rows and 0 <= region.col0 < region.col1 <= cols):
-            raise DataError(f"{self.path}[{hdu.index}]: {region} is not inside the image of {hdu.shape} pixels.")
-        return self._rectangle(hdu, region, None)
 
     def read_binned(self, hdu: ImageHdu, step: int, masked: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """Means of the finite pixels in cells of step x step pixels, without the full image in memory.
@@ -132,7 +136,7 @@ class ExposureFile:
         Returns:
             float32 (ceil(rows / step), ceil(columns / step)) in ADU; NaN where no pixel is left.
         """
-        job = _Job.prepare(self._source, hdu, Region(0, hdu.shape[0], 0, hdu.shape[1]))
+        job = _Job.prepare(self._source, hdu)
         if job is None or not job.layout.quantised or job.layout.across != 1:
             return bin_image(self.read(hdu), step, masked)
         mask = _mask_for(masked, hdu.shape)
@@ -153,12 +157,11 @@ class ExposureFile:
         """
         if not hdu.integer:
             raise DataError(f"{self.path}[{hdu.index}]: holds real numbers where a mask of integers was expected.")
-        region = Region(0, hdu.shape[0], 0, hdu.shape[1])
-        job = _Job.prepare(self._source, hdu, region)
+        job = _Job.prepare(self._source, hdu)
         self._expect_next(hdu)
         out = _target(out, hdu.shape, np.int32)
         if job is not None:
-            job.run("read_integers", np.zeros(2, np.int64), out)
+            job.run("read_integers", out)
             return out
         values = self._other(hdu)
         if values.dtype.kind == "f":
@@ -168,31 +171,34 @@ class ExposureFile:
         out[...] = values
         return out
 
-    def _rectangle(self, hdu: ImageHdu, region: Region, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        shape = region.row1 - region.row0, region.col1 - region.col0
-        out = _target(out, shape, np.float32)
-        self._expect_next(hdu)
-        if _is_plain(hdu.header) and not hdu.compressed:
-            out[...] = self._plain(hdu, region)
-            return out
-        job = _Job.prepare(self._source, hdu, region)
-        if job is None or (not job.layout.quantised and job.layout.blank is not None):
-            out[...] = self._other(hdu)[region.row0 : region.row1, region.col0 : region.col1]
-            return out
-        corner = np.array([region.row0, region.col0], np.int64)
-        if job.layout.quantised:
-            job.run("read_floats", corner, out)
-        else:
-            whole = np.empty(shape, np.int32)
-            job.run("read_integers", corner, whole)
-            out[...] = whole
-        return out
+    def read_codes(self, hdu: ImageHdu) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+        """The whole image of integers (a data-quality mask) if all of them fit into a byte.
 
-    def _plain(self, hdu: ImageHdu, region: Region) -> NDArray[Any]:
+        Args:
+            hdu: one of `images`.
+
+        Returns:
+            uint8 (rows, columns), and the values that there are, ascending; None if the image must be read as integers:
+            they don't fit, or are not stored in compressed rows.
+
+        Raises:
+            DataError: as `read`.
+        """
+        job = _Job.prepare(self._source, hdu) if hdu.integer else None
+        if job is None or job.layout.quantised or job.layout.tile != (1, hdu.shape[1]):
+            return None
+        from hpcqa.pixels import decoder
+
+        self._expect_next(hdu)
+        out, seen, coded = np.empty(hdu.shape, np.uint8), np.zeros(256, np.bool_), job.coded()
+        failed, fits = decoder.read_codes(coded.data, coded.tiles, coded.code, coded.extra, out, seen)
+        job.check(coded, failed)
+        return (out, np.flatnonzero(seen)) if fits else None
+
+    def _plain(self, hdu: ImageHdu) -> NDArray[Any]:
         kind = np.dtype(_PLAIN_KINDS[hdu.header.integer("BITPIX", 0)])
-        line = hdu.shape[1] * kind.itemsize
-        raw = self._source.read_padded(hdu.data_offset + region.row0 * line, (region.row1 - region.row0) * line, 0)
-        return raw.view(kind).reshape(-1, hdu.shape[1])[:, region.col0 : region.col1]
+        size = hdu.shape[0] * hdu.shape[1] * kind.itemsize
+        return self._source.read_padded(hdu.data_offset, size, 0).view(kind).reshape(hdu.shape)
 
     def _other(self, hdu: ImageHdu) -> NDArray[Any]:
         raw = self._source.read(hdu.header_offset, hdu.data_offset + hdu.data_size - hdu.header_offset)
@@ -291,7 +297,7 @@ class Rest:
         """
         from hpcqa.pixels import decoder
 
-        self.job.check(self.coded, decoder.read_floats(*self.coded, np.zeros(2, np.int64), self.out))
+        self.job.check(self.coded, decoder.read_floats(*self.coded, self.out))
 
     def scan(self, masked: NDArray[np.bool_], in_row: NDArray[np.int32], sums: Sums) -> None:
         """Decode them into the image, and add all of its rows to a scan; `in_row` is the masked pixels in each.
@@ -310,17 +316,16 @@ class Rest:
 
 @dataclass
 class _Job:
-    """The compressed bytes and the tiles of a rectangle."""
+    """The compressed bytes and the tiles of an image."""
 
     where: str
     layout: tiles.Layout
     table: tiles.Tiles
     data: NDArray[np.uint8]
-    base: int
 
     @classmethod
-    def prepare(cls, source: ByteSource, hdu: ImageHdu, region: Region, room: Room | None = None) -> _Job | None:
-        """Read what the rectangle needs; None if our decoder can't have it."""
+    def prepare(cls, source: ByteSource, hdu: ImageHdu, room: Room | None = None) -> _Job | None:
+        """Read what the image needs; None if our decoder can't have it."""
         from hpcqa.pixels import rice
 
         where = f"{source.path}[{hdu.index}]"
@@ -332,21 +337,14 @@ class _Job:
             if table_size > hdu.data_size or heap_size < 0:
                 raise ValueError("the table of tiles is larger than its data")
             # All of an image comes with one call to the system, table and tiles.
-            is_whole = layout.ours and region == Region(0, hdu.shape[0], 0, hdu.shape[1])
-            size, padding = (hdu.data_size, rice.PADDING) if is_whole else (table_size, 0)
-            found = source.read_padded(hdu.data_offset, size, padding, room if is_whole else None)
-            table = tiles.select(layout, found[:table_size], region, heap_size)
+            size, padding = (hdu.data_size, rice.PADDING) if layout.ours else (table_size, 0)
+            found = source.read_padded(hdu.data_offset, size, padding, room if layout.ours else None)
+            table = tiles.select(layout, found[:table_size], heap_size)
         except tiles.Unsupported:
             return None
         except ValueError as problem:
             raise DataError(f"{where}: damaged: {problem}.") from problem
-        if not layout.ours:
-            return None
-        if is_whole:
-            return cls(where, layout, table, found[layout.heap :], 0)
-        base, end = int(table.starts.min()), int((table.starts + table.sizes).max())
-        data = source.read_padded(hdu.data_offset + layout.heap + base, end - base, rice.PADDING, room)
-        return cls(where, layout, table, data, base)
+        return cls(where, layout, table, found[layout.heap :]) if layout.ours else None
 
     def coded(self) -> _Coded:
         """All that the decoder needs."""
@@ -354,9 +352,8 @@ class _Job:
 
         layout, table = self.layout, self.table
         extra, places = self._extra()
-        starts = table.starts - self.base
-        block = np.empty((len(starts), 8), np.int64)
-        block[:, 0], block[:, 1], block[:, 2] = starts, starts + table.sizes, table.index
+        block = np.empty((len(table.starts), 8), np.int64)
+        block[:, 0], block[:, 1], block[:, 2] = table.starts, table.starts + table.sizes, table.index
         block[:, 3:7], block[:, 7] = table.boxes, places
         coding = layout.block, layout.byte_pix, layout.dither, layout.dither_start, layout.codec == tiles.PLIO
         scaling = table.scales, table.zeros, table.blanks, table.has_blank
@@ -393,7 +390,7 @@ class _Job:
         sizes = table.boxes[:, 2] * table.boxes[:, 3]
         extra = np.zeros((len(chosen), int(sizes[chosen].max(initial=1))), kind)
         for place, t in enumerate(chosen):
-            start = int(table.starts[t]) - self.base
+            start = int(table.starts[t])
             packed = self.data[start : start + int(table.sizes[t])].tobytes()
             try:
                 values = tiles.unpack_gzipped(packed, int(sizes[t]), self.layout.bitpix)

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from hpcqa.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 # No such file; not a folder on the way to it; removed from its server (NFS) while it was open.
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
@@ -127,6 +129,16 @@ class ByteSource:
             raise FileChanged(f"{self.path}: the file changed while it was being read; try again when it is complete.")
         return found
 
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` gives, whose many small reads are waited for once: handing each to a thread costs more.
+
+        Raises:
+            NoAnswer: the file system did not answer in time.
+            Exception: what `work` raises.
+        """
+        answer: T = self._patiently(work)
+        return answer
+
     def expect(self, offset: int, size: int) -> None:
         """Tell the system that this part is wanted soon."""
         if self._unpacked is None and hasattr(os, "posix_fadvise") and 0 <= offset < self.size and size > 0:
@@ -177,7 +189,7 @@ class ByteSource:
 
     def _patiently(self, work: Callable[[], Any]) -> Any:
         """Do `work`, in a thread of its own if there is a time-out: a hung file system can't be interrupted."""
-        if self._patience is None:
+        if self._patience is None or isinstance(threading.current_thread(), _Reader):
             return work()
         asked = time.monotonic()
         try:

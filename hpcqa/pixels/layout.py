@@ -56,15 +56,27 @@ def common_displacement(peaks: Peaks, *, most: int = 200, reach: float = 240.0, 
     rows, cols = peaks.row[:most], peaks.col[:most]
     if len(rows) < 8:
         return Pairs(np.nan, np.nan, np.nan)
-    counts = _pair_histogram(rows, cols, reach, width, 2 * width).astype(np.float64)
-    # Two by two bins, so that a displacement at the corner of bins counts in full.
-    summed = counts[:-1, :-1] + counts[1:, :-1] + counts[:-1, 1:] + counts[1:, 1:]
-    mean = float(summed.mean())
-    best = int(np.argmax(summed))
-    i, j = divmod(best, summed.shape[1])
-    above = float(summed[i, j]) - mean
-    separation = width * float(np.hypot(i + 1 - counts.shape[0] // 2, j + 1))
+    counts = _pair_histogram(rows, cols, reach, width, 2 * width)
+    highest, mean, i, j = _fullest(counts)
+    above = highest - mean
+    separation = width * math.hypot(i + 1 - counts.shape[0] // 2, j + 1)
     return Pairs(above / (mean + 1.0) ** 0.5, above / len(rows), separation)
+
+
+@kernel
+def _fullest(counts: np.ndarray) -> tuple[float, float, int, int]:
+    """Most counts in two by two bins, the mean of all of these, and where they are.
+
+    Two by two bins, so that a displacement at the corner of bins counts in full.
+    """
+    most, total, row, col = -1.0, 0.0, 0, 0
+    for i in range(counts.shape[0] - 1):
+        for j in range(counts.shape[1] - 1):
+            four = float(counts[i, j] + counts[i + 1, j] + counts[i, j + 1] + counts[i + 1, j + 1])
+            total += four
+            if four > most:
+                most, row, col = four, i, j
+    return most, total / ((counts.shape[0] - 1) * (counts.shape[1] - 1)), row, col
 
 
 @fast_kernel
@@ -138,15 +150,22 @@ def _count_on_lines(places: np.ndarray, found: np.ndarray, num: int) -> np.ndarr
 
 def spread_numbers(rows: np.ndarray, cols: np.ndarray, small: tuple[int, int], step: int) -> dict[str, float]:
     """How evenly the sources (native pixels) spread over the CCD."""
-    height, width = small[0] * step, small[1] * step
-    quadrant = 2 * (rows >= height / 2).astype(int) + (cols >= width / 2).astype(int)
-    counts = np.bincount(quadrant, minlength=4)
-    mean = float(counts.mean())
-    part = np.minimum(rows / height * 8, 7).astype(int) * 8 + np.minimum(cols / width * 8, 7).astype(int)
+    quadrants, parts = _spread(rows, cols, float(small[0] * step), float(small[1] * step))
+    mean = len(rows) / 4
     return {
-        "source_unevenness": float(np.ptp(counts)) / math.sqrt(mean) if mean > 0 else math.nan,
-        "empty_share": 1.0 - np.count_nonzero(np.bincount(part, minlength=64)) / 64,
+        "source_unevenness": (max(quadrants) - min(quadrants)) / math.sqrt(mean) if mean > 0 else math.nan,
+        "empty_share": 1.0 - parts / 64,
     }
+
+
+@kernel
+def _spread(rows: np.ndarray, cols: np.ndarray, height: float, width: float) -> tuple[tuple[int, ...], int]:
+    """Sources in each quadrant, and how many of 8 x 8 parts have one."""
+    counts, seen = np.zeros(4, np.int64), np.zeros((8, 8), np.bool_)
+    for k in range(rows.size):
+        counts[2 * int(rows[k] >= height / 2) + int(cols[k] >= width / 2)] += 1
+        seen[int(min(rows[k] / height * 8, 7.0)), int(min(cols[k] / width * 8, 7.0))] = True
+    return (counts[0], counts[1], counts[2], counts[3]), seen.sum()
 
 
 @kernel

@@ -67,10 +67,9 @@ class MaskFile:
             return MaskResult(*chip, self._problem, found=self._problem != NO_PROBLEM)
         try:
             dq_hdu = self._file.find(hdu.index, hdu.name)
-            dq = fitted(self._file.read_integer(dq_hdu, out=_buffer(dq_hdu.shape)), shape)
+            masked = np.ascontiguousarray(fitted(_marked(self._file, dq_hdu, context, instrument), shape))
         except DataError as problem:
             return MaskResult(*_of_chip(context, instrument, shape), str(problem), found=True)
-        masked = _pixels_to_leave_out(dq, context, instrument)
         in_row = _in_rows(masked)
         share = int(in_row.sum()) / max(masked.size, 1)
         if share >= EVERYTHING:
@@ -89,6 +88,24 @@ def _buffer(shape: tuple[int, int]) -> NDArray[np.int32]:
     if buffer is None or buffer.shape != shape:
         buffer = _local.buffer = np.empty(shape, np.int32)
     return buffer
+
+
+def _marked(file: ExposureFile, hdu: ImageHdu, context: CcdContext, instrument: Instrument) -> NDArray[np.bool_]:
+    """Which pixels a mask file says to leave out, bool of its shape.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    found = file.read_codes(hdu)
+    if found is None:
+        return _pixels_to_leave_out(file.read_integer(hdu, out=_buffer(hdu.shape)), context, instrument)
+    from hpcqa.pixels.decoder import codes_to_flags
+
+    codes, seen = found
+    seen, bad = seen[seen != 0], np.zeros(256, np.bool_)
+    bad[seen] = instrument.masked(seen.astype(np.int32), context)
+    codes_to_flags(codes, bad)
+    return codes.view(np.bool_)
 
 
 def _pixels_to_leave_out(dq: NDArray[np.int32], context: CcdContext, instrument: Instrument) -> NDArray[np.bool_]:
@@ -151,7 +168,7 @@ def _add(masked: NDArray[np.bool_], regions: Iterable[Region]) -> None:
         masked[region.row0 : region.row1, region.col0 : region.col1] = True
 
 
-def fitted(dq: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.int32]:
+def fitted(dq: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
     """A mask of the image's shape. Some pipeline versions left a border of one pixel on: it is cut off.
 
     Raises:

@@ -35,9 +35,7 @@ from hpcqa.pixels.stars import (
 from hpcqa.pixels.streaks import erase
 
 _AWAY = np.hypot(*np.mgrid[-STACK_HALF : STACK_HALF + 1, -STACK_HALF : STACK_HALF + 1])
-_RING = np.floor(_AWAY + 0.5).astype(int).ravel()
-_IN_RING = np.bincount(_RING)
-_SIDE = np.arange(2 * STACK_HALF + 1)
+_RING = np.floor(_AWAY + 0.5).astype(int)
 FWHM_OF_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 MEASURED: tuple[tuple[str, str, str], ...] = (
@@ -234,15 +232,25 @@ def _fraction_numbers(found: Found, facts: Facts) -> dict[str, float]:
     rows, cols = found.scanned.row_mean.shape[1], found.scanned.col_mean.size
     num, num_masked = rows * cols, found.scanned.num_masked
     valid = found.scanned.num_valid
-    saturated = found.scanned.saturated
+    saturated, bleeding = _saturation(found.scanned.saturated, 0.02 * rows)
     return {
         "masked_share": num_masked / num,
         "mask_problem": float(bool(facts.mask_problem)),
         "not_finite_share": max(0.0, 1.0 - (num_masked + valid) / num),
-        "saturated_share": float(saturated.sum(dtype=np.float64)) / num,
-        "bleed_columns": float(np.mean(saturated > 0.02 * rows)),
+        "saturated_share": saturated / num,
+        "bleed_columns": bleeding / cols,
         "constant_rows": found.scanned.constant_rows / rows,
     }
+
+
+@kernel
+def _saturation(saturated: np.ndarray, many: float) -> tuple[float, int]:
+    """Sum over the columns' numbers of saturated pixels, and columns with more than `many` of them."""
+    total, columns = 0.0, 0
+    for number in saturated:
+        total += number
+        columns += 1 if number > many else 0
+    return total, columns
 
 
 def _star_numbers(stars: Stars, facts: Facts) -> dict[str, float]:
@@ -250,7 +258,7 @@ def _star_numbers(stars: Stars, facts: Facts) -> dict[str, float]:
     chosen = stars.table[stars.is_star]
     numbers = {
         "star_share": len(chosen) / num if num else math.nan,
-        "galaxy_ratio": _larger(stars) / len(chosen) if len(chosen) else math.nan,
+        "galaxy_ratio": _larger(stars.table, stars.is_star) / len(chosen) if len(chosen) else math.nan,
         "sharp_share": stars.num_sharp / (num + stars.num_sharp) if num + stars.num_sharp else math.nan,
     }
     if len(chosen) < 3:
@@ -287,11 +295,14 @@ def _typical(chosen: np.ndarray) -> tuple[float, ...]:
     return middle, scatter, slope, half_radius, dip, median(size), median(e1), median(e2), coherence
 
 
-def _larger(stars: Stars) -> int:
-    if not stars.is_star.any():
-        return 0
-    size = float(np.median(stars.table[stars.is_star, SIGMA]))
-    return int(np.count_nonzero(~stars.is_star & (stars.table[:, SIGMA] > 1.2 * size) & (stars.table[:, SNR] > 10)))
+@kernel
+def _larger(table: np.ndarray, is_star: np.ndarray) -> int:
+    """Clearly seen sources that are larger than the stars, of which there is one at least."""
+    size = 1.2 * median(table[:, SIGMA][is_star])
+    num = 0
+    for k in range(is_star.size):
+        num += (not is_star[k]) & (table[k, SIGMA] > size) & (table[k, SNR] > 10)
+    return num
 
 
 @kernel
@@ -313,21 +324,42 @@ def _slope(x: np.ndarray, y: np.ndarray, values: np.ndarray) -> float:
 
 def stack_numbers(stack: np.ndarray) -> dict[str, float]:
     """Numbers of the mean star, a (33, 33) image whose sum is one."""
-    highest = float(stack.max())
-    if highest <= 0:
+    if not stack.max() > 0:
         return {}
-    rings = (np.bincount(_RING, stack.ravel()) / _IN_RING)[:STACK_HALF]
-    top = float(rings.max())
-    half = int(np.flatnonzero(rings >= 0.5 * top)[-1]) + 1 if top > 0 else 1
-    turned = stack[::-1, ::-1]
-    row, col = np.unravel_index(int(stack.argmax()), stack.shape)
-    aside = np.hypot(_SIDE[:, None] - row, _SIDE - col) > 1.5 * half + 2
-    return {
-        "stack_dip": 1.0 - float(rings[:2].mean()) / top if top > 0 else math.nan,
-        "stack_second": float(stack[aside].max()) / highest if aside.any() else math.nan,
-        "stack_asymmetry": float(np.abs(stack - turned).sum() / max(np.abs(stack).sum() * 2, 1e-12)),
-        "stack_wings": float(stack[2 * half < _AWAY].sum()),
-    }
+    return dict(zip(("stack_dip", "stack_second", "stack_asymmetry", "stack_wings"), _of_stack(stack), strict=True))
+
+
+@kernel
+def _of_stack(stack: np.ndarray) -> tuple[float, float, float, float]:
+    """Dip, second peak, asymmetry and wings of a mean star whose highest pixel is positive; NaN unknown."""
+    side = stack.shape[0]
+    total, number = np.zeros(2 * side), np.zeros(2 * side)
+    highest, row, col, size, difference = 0.0, 0, 0, 0.0, 0.0
+    for i in range(side):
+        for j in range(side):
+            value = float(stack[i, j])
+            total[_RING[i, j]] += value
+            number[_RING[i, j]] += 1.0
+            size += abs(value)
+            difference += abs(value - stack[side - 1 - i, side - 1 - j])
+            if value > highest:
+                highest, row, col = value, i, j
+    rings = total[:STACK_HALF] / number[:STACK_HALF]
+    top, half = rings.max(), 1
+    for k in range(STACK_HALF):
+        half = k + 1 if top > 0 and rings[k] >= 0.5 * top else half
+    second, wings = -np.inf, 0.0
+    for i in range(side):
+        for j in range(side):
+            if (i - row) ** 2 + (j - col) ** 2 > (1.5 * half + 2) ** 2:
+                second = max(second, stack[i, j])
+            wings += stack[i, j] if _AWAY[i, j] > 2 * half else 0.0
+    return (
+        1.0 - 0.5 * (rings[0] + rings[1]) / top if top > 0 else np.nan,
+        second / highest if second > -np.inf else np.nan,
+        difference / max(2.0 * size, 1e-12),
+        wings,
+    )
 
 
 def _source_numbers(found: Found, facts: Facts) -> dict[str, float]:

@@ -148,6 +148,27 @@ def _coded_block(
 
 
 @kernel
+def _steady_block(
+    data: Array, place: Whole, end: Whole, word: Any, have: Whole, last: Whole, first: Whole, stop: Whole, out: Array
+) -> Any:
+    """A block in the code without low bits, as masks have: a set bit repeats the last value, and most bits are set."""
+    j = first
+    while j < stop:
+        place, word, have = _refill(data, place, end, word, have)
+        run = min(_leading_zeros(~word), have, stop - j)
+        for k in range(j, j + run):
+            out[np.uint64(k)] = np.int32(last)
+        word, have = word << np.uint64(run), have - run
+        j += run
+        if j < stop and run < 32:
+            place, word, have, value = _long_code(data, place, end, word, have, 0)
+            last += _signed(value)
+            out[np.uint64(j)] = np.int32(last)
+            j += 1
+    return place, word, have, last
+
+
+@kernel
 def decode_block(
     data: Array,
     place: Whole,
@@ -165,6 +186,8 @@ def decode_block(
     if fs < 0:
         for j in range(first, stop):
             out[j] = np.int32(last)
+    elif fs == 0:
+        place, word, have, last = _steady_block(data, place, end, word, have, last, first, stop, out)
     elif fs < _most_low_bits(raw_bits):
         place, word, have, last = _coded_block(data, place, end, word, have, last, fs, first, stop, out)
     else:
@@ -205,8 +228,17 @@ def decode_tile(data: Array, start: Whole, end: Whole, num: Whole, block: Whole,
     have -= raw_bits
     i = 0
     while i < num:
-        stop = min(i + block, num)
         place, word, have = _refill(data, place, end, word, have)
+        # Blocks of nothing but the last value, of which a mask has several in turn: no bit set in any of their codes.
+        same = min(min(_leading_zeros(word), have) // fs_bits, (num - i + block - 1) // block)
+        if same > 1:
+            stop = min(i + same * block, num)
+            out[i:stop] = np.int32(last)
+            word, have, i = word << np.uint64(same * fs_bits), have - same * fs_bits, stop
+            if 8 * place - have > 8 * end:
+                return False
+            continue
+        stop = min(i + block, num)
         fs = np.int64(word >> np.uint64(64 - fs_bits)) - 1
         word <<= np.uint64(fs_bits)
         have -= fs_bits

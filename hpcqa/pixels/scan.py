@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcqa.pixels.scanrows import BLOCK, FOUR, ONE, add_binned, masked_in_rows, scan_rows
+from hpcqa.pixels.scanrows import BLOCK, FOUR, add_binned, column_means, masked_in_rows, scan_rows
 
 # The binned image that sources are found on has at most this many pixels along a side: 4x4 binning for a 2k x 4k CCD.
 WORKING_SIDE = 1024
@@ -92,11 +92,7 @@ class Sums:
     def finish(self) -> Scan:
         """The scan, once all rows are in."""
         mean, count, row_mean, row_count, sums, saturated, _, quiet = self.arrays
-        col_count = sums[3].copy()
-        for part, rows in zip(np.split(col_count, [self.split]), quiet, strict=True):
-            part += np.repeat(rows, BLOCK)[: part.size]
-        col_mean = sums[2] / np.maximum(col_count, ONE)
-        columns = col_mean, col_count, saturated
+        columns = *column_means(sums, quiet, self.split), saturated
         return Scan(self.step, mean, count, row_mean, row_count, *columns, *self.numbers.tolist())
 
 

@@ -370,6 +370,19 @@ def _divide(sums: np.ndarray, behind: np.ndarray, level: np.float32, count: np.n
 
 
 @kernel
+def column_means(sums: np.ndarray, quiet: np.ndarray, split: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means and numbers of the pixels within the cut in each column, float32 (C,), from what `scan_rows` added up."""
+    cols = sums.shape[1]
+    means, numbers = np.empty(cols, np.float32), np.empty(cols, np.float32)
+    for side in range(2):
+        first, last = (0, split) if side == 0 else (split, cols)
+        for j in range(first, last):
+            number = sums[3, j] + np.float32(quiet[side, (j - first) // BLOCK])
+            means[j], numbers[j] = sums[2, j] / max(number, ONE), number
+    return means, numbers
+
+
+@kernel
 def scan_rows(
     pixels: np.ndarray,
     masked: np.ndarray,

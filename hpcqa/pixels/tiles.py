@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpcqa.instruments.base import Region
 from hpcqa.pixels.fitsbytes import gunzip
 from hpcqa.pixels.fitsheader import Header
 
@@ -147,7 +146,7 @@ def _blank(header: Header) -> int | None:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The tiles of a rectangle, ready for the decoder; offsets are relative to the heap."""
+    """The tiles of an image, ready for the decoder; offsets are relative to the heap."""
 
     index: NDArray[np.int64]  # (N,) numbers of the tiles
     starts: NDArray[np.int64]  # (N,) bytes
@@ -160,8 +159,8 @@ class Tiles:
     fallback: NDArray[np.bool_]  # (N,) gzipped instead
 
 
-def select(layout: Layout, table: NDArray[np.uint8], region: Region, heap_size: int) -> Tiles:
-    """The tiles that touch a rectangle, with every offset checked against the heap.
+def select(layout: Layout, table: NDArray[np.uint8], heap_size: int) -> Tiles:
+    """The tiles of an image, with every offset checked against the heap.
 
     Args:
         table: uint8, the bytes of the table's rows, `num_tiles` of them.
@@ -172,9 +171,7 @@ def select(layout: Layout, table: NDArray[np.uint8], region: Region, heap_size: 
         Unsupported: a tile is stored in a way that is left to astropy.
     """
     rows = table.reshape(layout.num_tiles, layout.row_bytes)
-    index, boxes = _touched(layout.shape, layout.tile, region)
-    if len(index) < layout.num_tiles:
-        rows = rows[index]
+    index, boxes = _all_tiles(layout.shape, layout.tile)
     sizes, starts = _descriptors(rows, layout, "COMPRESSED_DATA")
     fallback = sizes == 0
     if fallback.any():
@@ -205,14 +202,10 @@ def select(layout: Layout, table: NDArray[np.uint8], region: Region, heap_size: 
 
 # All CCDs of a camera are cut into tiles in one way.
 @lru_cache(maxsize=8)
-def _touched(
-    shape: tuple[int, int], tile: tuple[int, int], region: Region
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers of the tiles that touch a rectangle, and their boxes as in `Tiles`; others get the same: read-only."""
-    across = -(-shape[1] // tile[1])
-    down = np.arange(region.row0 // tile[0], -(-region.row1 // tile[0]), dtype=np.int64)
-    right = np.arange(region.col0 // tile[1], -(-region.col1 // tile[1]), dtype=np.int64)
-    index = (down[:, None] * across + right[None, :]).ravel()
+def _all_tiles(shape: tuple[int, int], tile: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the tiles, and their boxes as in `Tiles`; others get the same: read-only."""
+    down, across = -(-shape[0] // tile[0]), -(-shape[1] // tile[1])
+    index = np.arange(down * across, dtype=np.int64)
     first = np.stack([index // across * tile[0], index % across * tile[1]], axis=1)
     boxes = np.concatenate([first, np.minimum(tile, np.array(shape) - first)], axis=1)
     index.flags.writeable = boxes.flags.writeable = False

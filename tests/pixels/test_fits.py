@@ -12,7 +12,6 @@ import pytest
 from astropy.io import fits
 
 from hpcqa.errors import DataError
-from hpcqa.instruments.base import Region
 from hpcqa.pixels import fitsbytes
 from hpcqa.pixels.fits import bin_image, open_exposure
 from hpcqa.pixels.fitsheader import Header, end_of_header
@@ -73,12 +72,6 @@ def test_the_callers_array_is_filled(exposure_path):
         for wrong in (np.empty((64, 47), np.float32), np.empty((64, 48)), np.empty((48, 64), np.float32).T):
             with pytest.raises(ValueError, match="out must be"):
                 exposure.read(exposure.images[1], wrong)
-
-
-@pytest.mark.parametrize("region", [Region(0, 65, 0, 48), Region(-1, 3, 0, 4), Region(5, 5, 0, 4), Region(0, 4, 8, 3)])
-def test_rectangles_outside_are_refused(exposure_path, region):
-    with open_exposure(exposure_path) as exposure, pytest.raises(DataError, match="not inside"):
-        exposure.read_rectangle(exposure.images[0], region)
 
 
 def test_binning_leaves_out_masked_and_blank_pixels(tmp_path):

@@ -42,6 +42,7 @@ def read_all(path):
                 assert exposure.read_binned(hdu, 4).dtype == np.float32
                 if hdu.integer:
                     exposure.read_integer(hdu)
+                    exposure.read_codes(hdu)
 
 
 def survives(path, raw):

@@ -56,6 +56,14 @@ def test_codes_by_version(tmp_path, dq, suffix):
     assert np.argwhere(load(path, "V3.0").masked).tolist() == [[2, 3], [4, 5], [6, 7]]
 
 
+@pytest.mark.parametrize("largest", [8, 64, 255, 1024])
+def test_usable_codes_whatever_the_largest_value(tmp_path, dq, largest):
+    dq[10:12, :] = 8
+    dq[0, 0] = largest
+    found = load(write_pair(tmp_path, dq)).masked
+    assert np.array_equal(found, (dq != 0) & (dq != 8))
+
+
 def test_no_mask_file_is_no_problem(tmp_path):
     found = load(write_pair(tmp_path))
     assert not found.masked.any()

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcqa.errors import DataError
-from hpcqa.instruments.base import Region
 from hpcqa.pixels import plio
 from hpcqa.pixels.fits import open_exposure
 
@@ -139,8 +138,6 @@ def test_files_are_read_as_astropy_reads_them(tmp_path, seed, rows, cols, kind, 
         assert np.array_equal(found, hdus[1].data)
         assert np.array_equal(found, pixels)
         assert np.array_equal(exposure.read(hdu), pixels.astype(np.float32))
-        part = exposure.read_rectangle(hdu, Region(rows // 3, rows, cols // 3, cols))
-        assert np.array_equal(part, pixels[rows // 3 :, cols // 3 :].astype(np.float32))
 
 
 def test_masks_never_go_through_astropy(tmp_path, monkeypatch):
