@@ -218,8 +218,10 @@ def _start(path: Path) -> str:
     """What a file that is no list has instead, in words."""
     if is_fits(path):
         return f" (columns found: {', '.join(sheets.read_fits(path)[0])})"
-    first = next((line.strip() for line in read_lines(path) if line.strip() and not line.startswith("#")), "")
-    return f" (found {first[:60]!r})"
+    lines = read_lines(path)
+    first = next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "")
+    none = "; no line has an exposure number, which is 4 to 18 digits" if detect(lines) else ""
+    return f" (found {first[:60]!r}{none})"
 
 
 def report(reading: Reading) -> None:

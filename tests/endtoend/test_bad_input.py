@@ -109,7 +109,7 @@ def test_no_labels_leave_everything_undecided_with_novelty(broken):
     assert "no labelled exposures" in done.stderr
 
 
-@pytest.mark.parametrize("content", ["expnum,verdict\n1,bad\n", "one class"])
+@pytest.mark.parametrize("content", ["expnum,verdict\n4711,bad\n", "one class"])
 def test_useless_labels_are_an_error_after_the_rest_is_done(broken, tmp_path, content):
     """The labels come to a run that is done but for them: nothing else is done again."""
     run, how, table, _, _ = broken

@@ -123,10 +123,16 @@ def test_files_that_are_no_lists_are_left_out_of_a_folder_but_not_if_named(tmp_p
         labels.read_lists([str(tmp_path / "stars.csv")], NAMER)
 
 
-@pytest.mark.parametrize("text", ["2019-10-01 ghost\n2019-10-02 clouds\n", "expnum,reason\n12,clouds\n"])
-def test_a_file_without_one_exposure_number_is_no_list(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("2019-10-01 ghost\n2019-10-02 clouds\n", r"found '2019-10-01 ghost'"),
+        ("expnum,reason\n12,clouds\n", r"found 'expnum,reason'; no line has an exposure number"),
+    ],
+)
+def test_a_file_without_one_exposure_number_is_no_list(tmp_path, text, why):
     (tmp_path / "log.txt").write_text(text)
-    with pytest.raises(DataError, match=r"log\.txt: no label list that hpcqa knows \(found '"):
+    with pytest.raises(DataError, match=r"log\.txt: no label list that hpcqa knows \(" + why):
         labels.read_lists([str(tmp_path / "log.txt")], NAMER)
 
 
