@@ -119,6 +119,7 @@ class Trainer:
         self.tasks = Tasks(config, feed, state.student.backbone, world.device)
         self.runner: nn.Module = state.student if config.ssl.parallel == "fsdp" else world.replicate(state.student)
         self._times = {"data": 0.0, "step": 0.0, "images": 0.0}
+        self._stopping = False
         # The arithmetic of one image, the mean over the mix, and what all devices together could do.
         architecture, images = state.student.backbone.architecture, sum(feed.counts.values())
         self._flops_an_image = flops.of_step(architecture, config.ssl, feed.counts) / images
@@ -175,12 +176,11 @@ class Trainer:
         if line is not None and (counters.step % ssl.log_every == 0 or last):
             self.write({**line, **self._speed(), "step": counters.step, "images": counters.images})
         is_best = self._check(last)
-        (stop,) = self.world.any_of([preemption.requested()])
-        due = counters.step % ssl.checkpoint_every == 0 or last or stop or is_best
+        due = counters.step % ssl.checkpoint_every == 0 or last or self._stopping or is_best
         if due and self.checkpoints is not None:
             self._refuse_changed(images.step)
             self.checkpoints.save(self.state)
-        if stop and not last:
+        if self._stopping and not last:
             raise Preempted(f"pretrain: asked to stop, saved at step {counters.step}; start it again to go on.")
 
     def _refuse_changed(self, step: int) -> None:
@@ -255,17 +255,20 @@ class Trainer:
             found, extra = self._piece(piece, images.step, point, is_last)
             for name, value in found.items():
                 terms[name] = terms.get(name, torch.zeros((), device=value.device)) + value.detach()
-        values = torch.stack([*terms.values(), clipped(state.student.parameters(), ssl.clip or float("inf"))])
-        # What is not finite on one rank is not finite in the sum, which all ranks see: they agree.
-        *means, norm = (self.world.sum(values)[0] / self.world.size).tolist()
-        if not all(map(math.isfinite, [*means, norm])):
+        norm = clipped(state.student.parameters(), ssl.clip or float("inf"))
+        # What is not finite on one rank is not finite in the sum, which all ranks see: they agree. So they do about a
+        # stop that one of them was asked for.
+        values = torch.stack([*terms.values(), norm, norm.new_tensor(float(preemption.requested()))])
+        *means, norm_of_all, asked = (self.world.sum(values)[0] / self.world.size).tolist()
+        self._stopping = asked > 0
+        if not all(map(math.isfinite, [*means, norm_of_all])):
             self._skip(images)
             return None
         self._update(point)
         state.counters.skipped_in_a_row = 0
         named = {f"loss_{name}": value for name, value in zip(terms, means, strict=True)}
         return {
-            "loss": sum(means), **named, **extra, "grad_norm": norm, "lr": point.lr,
+            "loss": sum(means), **named, **extra, "grad_norm": norm_of_all, "lr": point.lr,
             "momentum": point.momentum, "skipped": float(state.counters.skipped),
         }  # fmt: skip
 
