@@ -56,8 +56,8 @@ def _say(package: Path) -> None:
 def _say_homeless(package: Path) -> None:
     """Tell once that every process compiles."""
     logger.warning(
-        "neither %s nor the user's cache folder can be written, so every process compiles the loops of hpcqa.%s anew, "
-        "a minute each time: set NUMBA_CACHE_DIR to a folder that can be written.",
+        "neither %s nor the user's cache folder can be written, so every process compiles the loops of hpcqa.%s anew: "
+        "set NUMBA_CACHE_DIR to a folder that can be written.",
         package,
         package.name,
     )

@@ -247,13 +247,12 @@ def read_codes(data: Array, tiles: Array, code: Array, extra: Array, out: Array,
         largest = _all_bits(row)
         if largest < 0 or largest > 255:
             return -1, False
-        if largest < 64:
-            few |= _few_codes(row, out[tiles[t, 3]]) if largest > 0 else np.uint64(1)
-        else:
-            for j in range(row.size):
-                seen[row[j]] = True
-        if largest == 0 or largest >= 64:
-            out[tiles[t, 3]] = row
+        if 0 < largest < 64:
+            few |= _few_codes(row, out[tiles[t, 3]])
+            continue
+        out[tiles[t, 3]] = row
+        for j in range(row.size if largest else 1):
+            seen[row[j]] = True
     for value in range(64):
         seen[value] |= (few >> np.uint64(value)) & np.uint64(1) != 0
     return -1, True

@@ -59,8 +59,7 @@ class Order:
         The position counts rows since the start of training; epochs follow one another without a gap. The rows are
         dealt out in contiguous pieces, so that all ranks together see the same rows whatever their number.
         """
-        first = position + count * rank // world_size
-        last = position + count * (rank + 1) // world_size
+        first, last = (position + edge for edge in dealt(count, rank, world_size))
         pieces = []
         while first < last:
             epoch, place = divmod(first, self.num)
@@ -70,6 +69,11 @@ class Order:
             pieces.append(rows)
             first += len(rows)
         return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+
+
+def dealt(count: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Where a rank's contiguous piece of `count` rows begins and ends."""
+    return count * rank // world_size, count * (rank + 1) // world_size
 
 
 @lru_cache(maxsize=8)

@@ -40,6 +40,16 @@ def _compiled_least(product: Any) -> Any:
 
 
 @fast_kernel
+def insert(value: float, number: int, best: np.ndarray, where: np.ndarray) -> None:
+    """Put a value in its place among the sorted ones of a query, (wanted,), and its number beside it; the last goes."""
+    place = best.shape[0] - 1
+    while place > 0 and best[place - 1] > value:
+        best[place], where[place] = best[place - 1], where[place - 1]
+        place -= 1
+    best[place], where[place] = value, number
+
+
+@fast_kernel
 def smallest(
     products: np.ndarray,
     lows: np.ndarray,
@@ -79,9 +89,5 @@ def smallest(
             for column in range(start, stop):
                 value = _least(row[column]) + (lows[column] - slope * lengths[column])
                 if value < worst and not (low <= column < high):
-                    place = wanted - 1
-                    while place > 0 and best[place - 1] > value:
-                        best[place], where[place] = best[place - 1], where[place - 1]
-                        place -= 1
-                    best[place], where[place] = value, first + column
+                    insert(value, first + column, best, where)
                     worst = best[wanted - 1]

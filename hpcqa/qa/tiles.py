@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcqa.kernels import fast_kernel
+from hpcqa.qa.select import insert
 
 TILE = 128
 # Queries and features of one pass over a tile.
@@ -126,15 +127,11 @@ def _take(
     query: int,
 ) -> None:
     """Take the bounds of one query that are smaller into its list."""
-    wanted = values.shape[1]
+    best, where = values[query], places[query]
     low, high = ranges[query, 0] - first, ranges[query, 1] - first
-    worst = values[query, wanted - 1]
+    worst = best[-1]
     for column in range(TILE):
         value = bounds[place * TILE + column]
         if value < worst and not (low <= column < high):
-            free = wanted - 1
-            while free > 0 and values[query, free - 1] > value:
-                values[query, free], places[query, free] = values[query, free - 1], places[query, free - 1]
-                free -= 1
-            values[query, free], places[query, free] = value, first + column
-            worst = values[query, wanted - 1]
+            insert(value, first + column, best, where)
+            worst = best[-1]

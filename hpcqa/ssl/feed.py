@@ -6,7 +6,6 @@ deals them out to the ranks. The position in the data is therefore the step alon
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +15,9 @@ from typing import Protocol
 import numpy as np
 
 from hpcqa.config import Config
+from hpcqa.config.together import check_mix
 from hpcqa.errors import ConfigError, DataError, HpcqaError
-from hpcqa.pixels.order import Order
+from hpcqa.pixels.order import Order, dealt
 from hpcqa.streams import stream, stream_seed
 
 logger = logging.getLogger(__name__)
@@ -122,8 +122,7 @@ class Feed:
 
     def _counts(self) -> dict[str, int]:
         ssl, counts = self.config.ssl, {}
-        if len(ssl.mix) < len(ssl.views):
-            raise ConfigError(f"ssl.mix={ssl.mix}: expected one share for each of ssl.views={ssl.views}.")
+        check_mix(ssl)
         for view, share in zip(ssl.views, ssl.mix, strict=False):
             num = len(self.cutouts.exposures) if view == "focal_plane" else len(self.good)
             counts[view] = max(2, round(share * ssl.batch))
@@ -193,14 +192,13 @@ class Feed:
 
     def _bounds(self, count: int, number: int) -> tuple[int, int]:
         """Where a piece begins and ends among the images of a step."""
-        num_pieces = self.config.ssl.accumulate
-        return count * number // num_pieces, count * (number + 1) // num_pieces
+        return dealt(count, number, self.config.ssl.accumulate)
 
     def _of_ranks(self, count: int, number: int) -> list[int]:
-        """How many images of a piece each rank gets, as Order.rows deals them out."""
-        first, last = self._bounds(count, number)
-        edges = [(last - first) * rank // self.world_size for rank in range(self.world_size + 1)]
-        return [end - begin for begin, end in itertools.pairwise(edges)]
+        """How many images of a piece each rank gets."""
+        begin, end = self._bounds(count, number)
+        edges = (dealt(end - begin, rank, self.world_size) for rank in range(self.world_size))
+        return [last - first for first, last in edges]
 
     def _piece(self, step: int, number: int) -> dict[str, ViewImages]:
         result = {}

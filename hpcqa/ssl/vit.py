@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hpcqa.config import ModelConfig, ViewsConfig
 from hpcqa.config.ssl import VIEWS
-from hpcqa.config.together import PATCH_OF
-from hpcqa.errors import ConfigError, DataError
+from hpcqa.config.together import PATCH_OF, patched
+from hpcqa.errors import DataError
 from hpcqa.ssl import draws
 
 # dim, depth, heads, feed-forward; "swiglu" is what the published giant uses.
@@ -360,14 +360,7 @@ def stem_shapes(model: ModelConfig, views: ViewsConfig, only: Collection[str] = 
     Raises:
         ConfigError: a view's sides are not multiples of its patch.
     """
-    shapes = {}
-    for view in (view for view in PATCH_OF if view in only):
-        key = PATCH_OF[view]
-        patch, (rows, cols) = getattr(model, key), getattr(views, view)
-        if rows % patch or cols % patch:
-            raise ConfigError(f"views.{view}=[{rows},{cols}]: both sides must be multiples of model.{key}={patch}.")
-        shapes[view] = StemShape(rows, cols, patch)
-    return shapes
+    return {view: StemShape(*patched(view, model, views)) for view in PATCH_OF if view in only}
 
 
 def architecture_of(

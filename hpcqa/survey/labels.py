@@ -15,7 +15,7 @@ import numpy as np
 
 from hpcqa.errors import ConfigError, DataError, EnvironmentProblem
 from hpcqa.survey import lists, sheets
-from hpcqa.survey.statements import NO_NUMBER, CcdNamer, Reading, Statement
+from hpcqa.survey.statements import FEWEST_DIGITS, MOST_DIGITS, NO_NUMBER, CcdNamer, Reading, Statement
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +220,9 @@ def _start(path: Path) -> str:
         return f" (columns found: {', '.join(sheets.read_fits(path)[0])})"
     lines = read_lines(path)
     first = next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "")
-    none = "; no line has an exposure number, which is 4 to 18 digits" if detect(lines) else ""
+    none = (
+        f"; no line has an exposure number, which is {FEWEST_DIGITS} to {MOST_DIGITS} digits" if detect(lines) else ""
+    )
     return f" (found {first[:60]!r}{none})"
 
 
