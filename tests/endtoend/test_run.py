@@ -121,10 +121,18 @@ def _assert_close_embeddings(one, other):
         np.testing.assert_allclose(first.read("context"), second.read("context"), atol=1e-4)
 
 
+KINDS = (".parquet", ".h5", ".safetensors", ".tmp")
+
+
 def artifacts_in(run: Path) -> int:
-    """Finished files, and the starts of unfinished ones."""
-    kinds = ("*.parquet", "*.h5", "*.safetensors", "checkpoints/*", "*.tmp", "exports/*")
-    return sum(1 for kind in kinds for _ in run.rglob(kind))
+    """Finished files, and the starts of unfinished ones. os.walk, unlike rglob, forgives a folder that is renamed while
+    it is looked into: the run goes on meanwhile.
+    """
+    return sum(
+        name.endswith(KINDS) or Path(folder).name in ("checkpoints", "exports")
+        for folder, folders, files in os.walk(run)
+        for name in (*folders, *files)
+    )
 
 
 def killed_after(process: subprocess.Popen[str], run: Path, files: int, pause: float) -> bool:
