@@ -35,6 +35,10 @@ class World:
     def __init__(self, ranks: Ranks, device: torch.device) -> None:
         self.rank, self.size, self.device = ranks.rank, ranks.world_size, device
 
+    def alone(self) -> World:
+        """This process without its peers."""
+        return World(Ranks(), self.device)
+
     @property
     def is_first(self) -> bool:
         return self.rank == 0
@@ -56,9 +60,9 @@ class World:
         return [piece.view(x.shape) for piece, x in zip(pieces, tensors, strict=True)]
 
     def gather(self, tensors: Sequence[Tensor], lengths: Sequence[Sequence[int]]) -> list[tuple[Tensor, int]]:
-        """For each tensor (B, ...), every rank's rows (sum of B, ...) and where this rank's begin; with gradients.
+        """For each tensor (B, ...), every rank's rows (sum of B, ...) and where this rank's begin; without gradients.
 
-        One collective for all of them, and one in the backward pass.
+        One collective for all of them.
 
         Args:
             lengths: B of every rank, for each tensor; the same on all ranks.
@@ -66,25 +70,31 @@ class World:
         if self.size == 1 or not tensors:
             return [(x, 0) for x in tensors]
         padded = [
-            torch.cat([x, x.new_zeros(max(own) - len(x), *x.shape[1:])])
+            torch.cat([x.detach(), x.new_zeros(max(own) - len(x), *x.shape[1:])])
             for x, own in zip(tensors, lengths, strict=True)
         ]
         flat = torch.cat([x.reshape(-1) for x in padded])
-        pieces: Tensor = _Gathered.apply(flat, self.size)  # type: ignore[no-untyped-call]
-        of_each = pieces.split_with_sizes([x.numel() for x in padded], dim=1)
+        pieces = [torch.empty_like(flat) for _ in range(self.size)]
+        dist.all_gather(pieces, flat)
+        of_each = zip(*(piece.split_with_sizes([x.numel() for x in padded]) for piece in pieces), strict=True)
         found = []
         for x, own, ranks in zip(padded, lengths, of_each, strict=True):
             rows = torch.cat([piece.view(x.shape)[:length] for piece, length in zip(ranks, own, strict=True)])
             found.append((rows, sum(own[: self.rank])))
         return found
 
-    def any_of(self, flags: Sequence[bool]) -> list[bool]:
-        """For each flag, whether it is set on any rank: one collective."""
+    def any_of(self, flags: Sequence[bool]) -> Callable[[], list[bool]]:
+        """For each flag, whether it is set on any rank: one collective, under way until its answer is called for."""
         if self.size == 1:
-            return list(flags)
+            return lambda: list(flags)
         values = torch.tensor([int(flag) for flag in flags], device=self.device)
-        dist.all_reduce(values, dist.ReduceOp.MAX)
-        return [bool(value) for value in values.tolist()]
+        work = dist.all_reduce(values, dist.ReduceOp.MAX, async_op=True)
+
+        def answer() -> list[bool]:
+            work.wait()
+            return [bool(value) for value in values.tolist()]
+
+        return answer
 
     def share(self, value: Any) -> Any:
         """The first rank's object on every rank (small ones: decisions, paths)."""
@@ -164,23 +174,6 @@ class World:
         if isinstance(module, DistributedDataParallel):
             return module.no_sync()
         return contextlib.nullcontext()
-
-
-class _Gathered(torch.autograd.Function):
-    """Every rank's tensor, stacked; the gradient that any rank has for a piece goes back to whose it is."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, size: int) -> Tensor:
-        pieces = [torch.empty_like(x) for _ in range(size)]
-        dist.all_gather(pieces, x.contiguous())
-        return torch.stack(pieces)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank()], None
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -16,15 +16,20 @@ from torch import Tensor
 from hpcqa.parallel.torchdist import World
 
 SINKHORN_ITERATIONS = 3
+_FEW_SCORES = 1 << 18  # of all ranks: 1 MiB
+_ROWS_AT_ONCE = 1024
 
 
 @torch.no_grad()
-def sinkhorn(groups: Sequence[Tensor], temperature: float, world: World) -> list[Tensor]:
+def sinkhorn(
+    groups: Sequence[Tensor], temperature: float, world: World, of_ranks: Sequence[Sequence[int]] | None = None
+) -> list[Tensor]:
     """Balanced targets: every image has mass 1, every prototype gets the same over the global batch.
 
     Args:
         groups: float (M, K) scores of the teacher, each group balanced by itself; M may differ between ranks and be 0.
         temperature: of the teacher.
+        of_ranks: M of every rank, for each group, if that is known.
 
     Returns:
         float32 (M, K) of each group, rows of sum 1.
@@ -32,6 +37,16 @@ def sinkhorn(groups: Sequence[Tensor], temperature: float, world: World) -> list
     Source: Caron et al. 2020 (arXiv:2006.09882) algorithm 1; used in DINOv2 (arXiv:2304.07193) section 4.
     """
     groups = [scores.float() / temperature for scores in groups]
+    if not groups or of_ranks is None or sum(map(sum, of_ranks)) * groups[0].shape[1] > _FEW_SCORES:
+        return _balanced(groups, world)
+    # Few scores: every rank balances those of all, after one collective instead of four that wait for each other.
+    every = world.gather(groups, of_ranks)
+    whole = _balanced([rows for rows, _ in every], world.alone())
+    return [rows[start : start + len(own)] for rows, (_, start), own in zip(whole, every, groups, strict=True)]
+
+
+def _balanced(groups: list[Tensor], world: World) -> list[Tensor]:
+    """Sinkhorn's iterations on scores over the temperature, in place."""
     # The largest score of the global batch goes out first, so that exp() cannot overflow.
     highest = world.max(*(scores.max() if scores.numel() else scores.new_tensor(-torch.inf) for scores in groups))
     groups = [scores.sub_(top).exp_() for scores, top in zip(groups, highest, strict=True)]
@@ -113,21 +128,32 @@ def koleo(
     Source: Sablayrolles et al. 2018 (arXiv:1806.03198) eq. 3.
     """
     unit = [F.normalize(features.float(), dim=-1, eps=1e-8) for features in groups]
-    gathered = world.gather(unit, of_ranks)
+    gathered = world.gather([features.detach() for features in unit], of_ranks)
     return [_koleo(own, *found, share) for own, found, share in zip(unit, gathered, shares, strict=True)]
 
 
 def _koleo(own: Tensor, every: Tensor, start: int, share: float) -> Tensor:
-    """The loss of unit features (B, D) that begin at row `start` of every rank's."""
+    """The loss of unit features (B, D) that begin at row `start` of every rank's, with the gradient of all ranks' loss.
+
+    Own features may be the nearest ones of another rank's: that its loss pulls on them is computed here again, which
+    costs less than sending it.
+    """
     if len(every) < 2:
         raise ValueError("KoLeo needs at least two images in the global batch.")
-    with torch.no_grad():
-        closeness = own @ every.T
-        place = torch.arange(len(own), device=own.device)
-        closeness[place, start + place] = -2.0
-        nearest = closeness.argmax(1)
-    distance = F.pairwise_distance(own, every[nearest], eps=1e-8)
-    return -torch.log(distance + 1e-8).sum() * share
+    nearest = torch.cat([_nearest(every, first) for first in range(0, len(every), _ROWS_AT_ONCE)])
+    every = torch.cat([every[:start], own, every[start + len(own) :]])
+    distance = F.pairwise_distance(every, every[nearest], eps=1e-8)
+    losses = -torch.log(distance + 1e-8) * share
+    total = losses.sum()
+    return total - total.detach() + losses[start : start + len(own)].detach().sum()
+
+
+@torch.no_grad()
+def _nearest(unit: Tensor, first: int) -> Tensor:
+    """For some unit features (B, D) from row `first` on, the nearest other one: int64."""
+    closeness = unit[first : first + _ROWS_AT_ONCE] @ unit.T
+    closeness.diagonal(first).fill_(-2.0)
+    return closeness.argmax(1)
 
 
 def defects(whole: Tensor, patch: Tensor, kinds: Tensor, patches: Tensor, share: float) -> Tensor:

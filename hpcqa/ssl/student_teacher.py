@@ -6,7 +6,7 @@ Source: DINOv2 (arXiv:2304.07193) section 4 for crops and patches; the injected 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -202,10 +202,22 @@ class Teacher:
         gathered.load_state_dict(whole(sharded.state_dict()))
         return gathered.to(next(iter(local(sharded.parameters()))).device).eval()
 
-    def targets(self, scores: Mapping[TargetKey, Tensor], temperature: float, world: World) -> dict[TargetKey, Tensor]:
-        """Balanced targets (M, K) for teacher scores (M, K), each balanced by itself, in the same collectives."""
+    def targets(
+        self,
+        scores: Mapping[TargetKey, Tensor],
+        of_ranks: Mapping[TargetKey, Sequence[int]],
+        temperature: float,
+        world: World,
+    ) -> dict[TargetKey, Tensor]:
+        """Balanced targets (M, K) for teacher scores (M, K), each balanced by itself, in the same collectives.
+
+        Args:
+            of_ranks: M of every rank, where that is known.
+        """
         if self.network.ssl.centring == "sinkhorn":
-            return dict(zip(scores, losses.sinkhorn(list(scores.values()), temperature, world), strict=True))
+            known = [of_ranks[key] for key in scores] if set(scores) <= set(of_ranks) else None
+            balanced = losses.sinkhorn(list(scores.values()), temperature, world, known)
+            return dict(zip(scores, balanced, strict=True))
         return {key: self._centred(key[1], own, temperature, world) for key, own in scores.items()}
 
     def _centred(self, kind: str, scores: Tensor, temperature: float, world: World) -> Tensor:
@@ -232,7 +244,8 @@ def targets_of(teacher: Teacher, tasks: Mapping[str, Task], point: Point, world:
             scores[view, "dino"] = torch.cat(answers.crops)
         if answers.patches is not None:
             scores[view, "ibot"] = answers.patches
-    balanced = teacher.targets(scores, point.teacher_temperature, world)
+    of_ranks = {(view, "dino"): [2 * num for num in tasks[view].of_ranks] for view in with_crops}
+    balanced = teacher.targets(scores, of_ranks, point.teacher_temperature, world)
     crops_of = {view: balanced[view, "dino"].chunk(2) if (view, "dino") in balanced else () for view in with_crops}
     return {view: Targets(list(crops_of[view]), balanced.get((view, "ibot"))) for view in with_crops}
 

@@ -245,14 +245,16 @@ class Trainer:
         ssl, state = self.config.ssl, self.state
         point = schedules.at(ssl, images.step)
         state.optimizer.zero_grad(set_to_none=True)
-        (unread,) = self.world.any_of([images.problem is not None])
-        if unread:
+        unread = self.world.any_of([images.problem is not None])
+        first = self._asked(images.pieces[0], images.step) if images.pieces else {}  # meanwhile
+        if any(unread()):
             raise self._unreadable(images.step, self.world.said(str(images.problem or "")))
         terms: dict[str, Tensor] = {}
         extra: dict[str, float] = {}
         for number, piece in enumerate(images.pieces):
             is_last = number == len(images.pieces) - 1
-            found, extra = self._piece(piece, images.step, point, is_last)
+            asked = self._asked(piece, images.step) if number else first
+            found, extra = self._piece(asked, images.step, point, is_last)
             for name, value in found.items():
                 terms[name] = terms.get(name, torch.zeros((), device=value.device)) + value.detach()
         norm = clipped(state.student.parameters(), ssl.clip or float("inf"))
@@ -272,11 +274,13 @@ class Trainer:
             "momentum": point.momentum, "skipped": float(state.counters.skipped),
         }  # fmt: skip
 
+    def _asked(self, piece: Mapping[str, ViewImages], step: int) -> dict[str, Task]:
+        return {view: self.tasks.of(view, part, step) for view, part in piece.items()}
+
     def _piece(
-        self, piece: Mapping[str, ViewImages], step: int, point: schedules.Point, is_last: bool
+        self, asked: Mapping[str, Task], step: int, point: schedules.Point, is_last: bool
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         ssl, state = self.config.ssl, self.state
-        asked = {view: self.tasks.of(view, part, step) for view, part in piece.items()}
         sync = torch.enable_grad() if is_last else self.world.without_sync(self.runner)
         with sync:
             with autocast(self.world.device, ssl.precision):
