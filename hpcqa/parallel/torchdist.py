@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hpcqa.errors import ConfigError, EnvironmentProblem, HpcqaError
+from hpcqa.errors import ConfigError, DataError, EnvironmentProblem, HpcqaError
 from hpcqa.parallel.ranks import Ranks
 
 T = TypeVar("T")
@@ -59,29 +59,36 @@ class World:
         pieces = flat.split_with_sizes([x.numel() for x in tensors])
         return [piece.view(x.shape) for piece, x in zip(pieces, tensors, strict=True)]
 
-    def gather(self, tensors: Sequence[Tensor], lengths: Sequence[Sequence[int]]) -> list[tuple[Tensor, int]]:
+    def gather(
+        self, tensors: Sequence[Tensor], lengths: Sequence[Sequence[int]]
+    ) -> Callable[[], list[tuple[Tensor, int]]]:
         """For each tensor (B, ...), every rank's rows (sum of B, ...) and where this rank's begin; without gradients.
 
-        One collective for all of them.
+        One collective for all of them, under way until its answer is called for.
 
         Args:
             lengths: B of every rank, for each tensor; the same on all ranks.
         """
         if self.size == 1 or not tensors:
-            return [(x, 0) for x in tensors]
+            return lambda: [(x, 0) for x in tensors]
         padded = [
             torch.cat([x.detach(), x.new_zeros(max(own) - len(x), *x.shape[1:])])
             for x, own in zip(tensors, lengths, strict=True)
         ]
         flat = torch.cat([x.reshape(-1) for x in padded])
         pieces = [torch.empty_like(flat) for _ in range(self.size)]
-        dist.all_gather(pieces, flat)
-        of_each = zip(*(piece.split_with_sizes([x.numel() for x in padded]) for piece in pieces), strict=True)
-        found = []
-        for x, own, ranks in zip(padded, lengths, of_each, strict=True):
-            rows = torch.cat([piece.view(x.shape)[:length] for piece, length in zip(ranks, own, strict=True)])
-            found.append((rows, sum(own[: self.rank])))
-        return found
+        work = dist.all_gather(pieces, flat, async_op=True)
+
+        def answer() -> list[tuple[Tensor, int]]:
+            work.wait()
+            of_each = zip(*(piece.split_with_sizes([x.numel() for x in padded]) for piece in pieces), strict=True)
+            found = []
+            for x, own, ranks in zip(padded, lengths, of_each, strict=True):
+                rows = torch.cat([piece.view(x.shape)[:length] for piece, length in zip(ranks, own, strict=True)])
+                found.append((rows, sum(own[: self.rank])))
+            return found
+
+        return answer
 
     def any_of(self, flags: Sequence[bool]) -> Callable[[], list[bool]]:
         """For each flag, whether it is set on any rank: one collective, under way until its answer is called for."""
@@ -119,6 +126,17 @@ class World:
             raise problem
         result: T = found
         return result
+
+    def on_each(self, work: Callable[[], T]) -> T:
+        """What some work of every rank gives it; if it fails on one, it fails on all."""
+        try:
+            found, problem = work(), None
+        except DataError as error:
+            problem = error
+        words = self.said(str(problem or ""))
+        if words:
+            raise problem or DataError(words)
+        return found
 
     def said(self, words: str) -> str:
         """The words of the lowest rank that has any, on every rank; empty if none has."""

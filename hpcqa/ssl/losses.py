@@ -16,20 +16,16 @@ from torch import Tensor
 from hpcqa.parallel.torchdist import World
 
 SINKHORN_ITERATIONS = 3
-_FEW_SCORES = 1 << 18  # of all ranks: 1 MiB
 _ROWS_AT_ONCE = 1024
 
 
 @torch.no_grad()
-def sinkhorn(
-    groups: Sequence[Tensor], temperature: float, world: World, of_ranks: Sequence[Sequence[int]] | None = None
-) -> list[Tensor]:
+def sinkhorn(groups: Sequence[Tensor], temperature: float, world: World) -> list[Tensor]:
     """Balanced targets: every image has mass 1, every prototype gets the same over the global batch.
 
     Args:
         groups: float (M, K) scores of the teacher, each group balanced by itself; M may differ between ranks and be 0.
         temperature: of the teacher.
-        of_ranks: M of every rank, for each group, if that is known.
 
     Returns:
         float32 (M, K) of each group, rows of sum 1.
@@ -37,16 +33,6 @@ def sinkhorn(
     Source: Caron et al. 2020 (arXiv:2006.09882) algorithm 1; used in DINOv2 (arXiv:2304.07193) section 4.
     """
     groups = [scores.float() / temperature for scores in groups]
-    if not groups or of_ranks is None or sum(map(sum, of_ranks)) * groups[0].shape[1] > _FEW_SCORES:
-        return _balanced(groups, world)
-    # Few scores: every rank balances those of all, after one collective instead of four that wait for each other.
-    every = world.gather(groups, of_ranks)
-    whole = _balanced([rows for rows, _ in every], world.alone())
-    return [rows[start : start + len(own)] for rows, (_, start), own in zip(whole, every, groups, strict=True)]
-
-
-def _balanced(groups: list[Tensor], world: World) -> list[Tensor]:
-    """Sinkhorn's iterations on scores over the temperature, in place."""
     # The largest score of the global batch goes out first, so that exp() cannot overflow.
     highest = world.max(*(scores.max() if scores.numel() else scores.new_tensor(-torch.inf) for scores in groups))
     groups = [scores.sub_(top).exp_() for scores, top in zip(groups, highest, strict=True)]
@@ -112,40 +98,32 @@ def ibot(student: Tensor, teacher: Tensor, image: Tensor, num_images: int, tempe
     return (cross_entropy(student, teacher, temperature) / masked[image]).sum() * share
 
 
-def koleo(
-    groups: Sequence[Tensor], of_ranks: Sequence[Sequence[int]], world: World, shares: Sequence[float]
-) -> list[Tensor]:
+def koleo(own: Tensor, every: Tensor, start: int, share: float) -> Tensor:
     """Spread of the features: -log of the distance to the nearest other one of the global batch.
 
     Args:
-        groups: float (B, D) features of this rank, each group by itself.
-        of_ranks: B of every rank, for each group.
-        shares: of each group.
+        own: float (B, D) features of this rank.
+        every: those of all ranks; this rank's begin at row `start`.
+
+    Returns:
+        The loss of this rank's images, with the gradient of the loss of all. Own features may be the nearest ones of
+        another rank's; how its loss pulls on them is computed here again, which takes less than having it sent.
 
     Raises:
-        ValueError: the global batch of a group has a single image, which has no neighbour.
+        ValueError: the global batch has a single image, which has no neighbour.
 
     Source: Sablayrolles et al. 2018 (arXiv:1806.03198) eq. 3.
     """
-    unit = [F.normalize(features.float(), dim=-1, eps=1e-8) for features in groups]
-    gathered = world.gather([features.detach() for features in unit], of_ranks)
-    return [_koleo(own, *found, share) for own, found, share in zip(unit, gathered, shares, strict=True)]
-
-
-def _koleo(own: Tensor, every: Tensor, start: int, share: float) -> Tensor:
-    """The loss of unit features (B, D) that begin at row `start` of every rank's, with the gradient of all ranks' loss.
-
-    Own features may be the nearest ones of another rank's: that its loss pulls on them is computed here again, which
-    costs less than sending it.
-    """
     if len(every) < 2:
         raise ValueError("KoLeo needs at least two images in the global batch.")
-    nearest = torch.cat([_nearest(every, first) for first in range(0, len(every), _ROWS_AT_ONCE)])
-    every = torch.cat([every[:start], own, every[start + len(own) :]])
-    distance = F.pairwise_distance(every, every[nearest], eps=1e-8)
+    mine = slice(start, start + len(own))
+    every = torch.cat([every[:start], own, every[mine.stop :]])
+    unit = F.normalize(every.float(), dim=-1, eps=1e-8)
+    nearest = torch.cat([_nearest(unit, first) for first in range(0, len(unit), _ROWS_AT_ONCE)])
+    distance = F.pairwise_distance(unit, unit[nearest], eps=1e-8)
     losses = -torch.log(distance + 1e-8) * share
     total = losses.sum()
-    return total - total.detach() + losses[start : start + len(own)].detach().sum()
+    return total - total.detach() + losses[mine].detach().sum()
 
 
 @torch.no_grad()

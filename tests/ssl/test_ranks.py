@@ -158,7 +158,7 @@ def test_one_process_needs_no_peers():
     world = World(Ranks(), torch.device("cpu"))
     x = torch.ones(3)
     assert world.sum(x)[0] is x
-    assert world.gather([x], [[3]]) == [(x, 0)]
+    assert world.gather([x], [[3]])() == [(x, 0)]
     assert world.any_of([True, False])() == [True, False]
     assert world.share("plan") == "plan"
     assert world.said("why") == "why"
