@@ -70,14 +70,16 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
 
 
 def _were_only_touched(watch: Watch, contents: Mapping[Path, str], world: World) -> bool:
-    """Whether shards were written to and all hold what they held; the ranks look at a share each."""
-    num, problem = watch.renew(contents)
-    problem = world.said(problem)
-    (some,) = world.any_of([num > 0])()
-    if problem or not some:
-        return False
-    logger.warning("pretrain: shards were written to meanwhile and hold what they held; back to the last checkpoint")
-    return True
+    """Whether shards were written to and all hold what they held. The ranks look at a share each, one in every turn."""
+    changed, some = watch.changed(), False
+    while any(world.any_of([bool(changed)])()):
+        some = True
+        path = changed.pop() if changed else None
+        if world.said(watch.renew(path, contents[path]) if path is not None else ""):
+            return False
+    if some:
+        logger.warning("pretrain: shards were written to and hold what they held: back to the last checkpoint")
+    return some
 
 
 def is_current(config: Config, folder: RunFolder, parents: dict[str, str]) -> bool:

@@ -9,7 +9,7 @@ for nobody knows what was read while it was written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,22 +29,17 @@ class Watch:
         """What has happened to the first file that is not as it was; empty if none."""
         return next((_change(path, *states) for path, states in self._changed().items()), "")
 
-    def renew(self, contents: Mapping[Path, str]) -> tuple[int, str]:
-        """Take shards that were written to as they are now, if they still hold what they held; each is read whole.
+    def changed(self) -> list[Path]:
+        """The files that are not as they were."""
+        return list(self._changed())
 
-        Args:
-            contents: digest of what each held.
-
-        Returns:
-            How many were written to, and what has happened to the first that does not hold what it held.
-        """
-        changed = self._changed()
-        for path, (before, now) in changed.items():
-            # In this order: what is written from now on differs from what is noted, and is found next time.
-            if now is None or not _holds(path, contents[path]):
-                return len(changed), _change(path, before, now)
-            self._found[path] = now
-        return len(changed), ""
+    def renew(self, path: Path, content: str) -> str:
+        """Take a shard as it is now if it still holds what the digest is of; what is wrong if not. It is read whole."""
+        before, now = self._found[path], _state(path)
+        if now is None or not _holds(path, content):
+            return _change(path, before, now)
+        self._found[path] = now  # as it was before it was read: what is written from then on is found next time
+        return ""
 
     def _changed(self) -> dict[Path, tuple[_State, _State]]:
         """The states, then and now, of each file that is not as it was."""

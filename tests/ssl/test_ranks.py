@@ -163,6 +163,7 @@ def test_one_process_needs_no_peers():
     assert world.share("plan") == "plan"
     assert world.said("why") == "why"
     assert world.on_first(lambda: 3) == 3
+    assert world.on_each(lambda: 3) == 3
     module = torch.nn.Linear(2, 2)
     assert world.replicate(module) is module
 
