@@ -53,7 +53,7 @@ from hpcqa.ssl.defects import network_of
 from hpcqa.ssl.encode import as_images, autocast
 from hpcqa.ssl.feed import Cutouts, Feed
 from hpcqa.ssl.losses import sinkhorn
-from hpcqa.ssl.student_teacher import targets_of, terms_of
+from hpcqa.ssl.student_teacher import outcome_of
 from hpcqa.ssl.trainer import Trainer, fresh_state
 from hpcqa.ssl.vit import SIZES
 
@@ -125,11 +125,9 @@ class Ours:
             piece = self.feed.load(0).pieces[0]
             self._fixed = {view: self.trainer.tasks.of(view, part, 0) for view, part in piece.items()}
         point = schedules.at(self.config.ssl, 0)
-        with autocast(self.world.device, self.config.ssl.precision):
-            targets = targets_of(self.state.teacher, self._fixed, point, self.world)
-            answers = self.trainer.runner(self._fixed)
-        terms = terms_of(answers, targets, self._fixed, self.config.ssl, self.world)
-        torch.stack(list(terms.values())).sum().backward()
+        runner, teacher = self.trainer.runner, self.state.teacher
+        found = outcome_of(runner, teacher, self._fixed, point, self.config.ssl, self.world)
+        torch.stack(list(found.terms.values())).sum().backward()
 
     @property
     def images(self) -> int:

@@ -52,7 +52,7 @@ class ShardConfig:
         low=0,
         output=False,
     )
-    reader_handles: int = setting(640, "Shard files that a reader keeps open.", low=1, high=4096, output=False)
+    reader_handles: int = setting(4096, "Most shard files that a reader keeps open.", low=1, high=4096, output=False)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hpcqa.errors import ConfigError, EnvironmentProblem, HpcqaError
+from hpcqa.errors import ConfigError, DataError, EnvironmentProblem, HpcqaError
 from hpcqa.parallel.ranks import Ranks
 
 T = TypeVar("T")
@@ -34,6 +34,10 @@ class World:
 
     def __init__(self, ranks: Ranks, device: torch.device) -> None:
         self.rank, self.size, self.device = ranks.rank, ranks.world_size, device
+
+    def alone(self) -> World:
+        """This process without its peers."""
+        return World(Ranks(), self.device)
 
     @property
     def is_first(self) -> bool:
@@ -55,36 +59,49 @@ class World:
         pieces = flat.split_with_sizes([x.numel() for x in tensors])
         return [piece.view(x.shape) for piece, x in zip(pieces, tensors, strict=True)]
 
-    def gather(self, tensors: Sequence[Tensor], lengths: Sequence[Sequence[int]]) -> list[tuple[Tensor, int]]:
-        """For each tensor (B, ...), every rank's rows (sum of B, ...) and where this rank's begin; with gradients.
+    def gather(
+        self, tensors: Sequence[Tensor], lengths: Sequence[Sequence[int]]
+    ) -> Callable[[], list[tuple[Tensor, int]]]:
+        """For each tensor (B, ...), every rank's rows (sum of B, ...) and where this rank's begin; without gradients.
 
-        One collective for all of them, and one in the backward pass.
+        One collective for all of them, under way until its answer is called for.
 
         Args:
             lengths: B of every rank, for each tensor; the same on all ranks.
         """
         if self.size == 1 or not tensors:
-            return [(x, 0) for x in tensors]
+            return lambda: [(x, 0) for x in tensors]
         padded = [
-            torch.cat([x, x.new_zeros(max(own) - len(x), *x.shape[1:])])
+            torch.cat([x.detach(), x.new_zeros(max(own) - len(x), *x.shape[1:])])
             for x, own in zip(tensors, lengths, strict=True)
         ]
         flat = torch.cat([x.reshape(-1) for x in padded])
-        pieces: Tensor = _Gathered.apply(flat, self.size)  # type: ignore[no-untyped-call]
-        of_each = pieces.split_with_sizes([x.numel() for x in padded], dim=1)
-        found = []
-        for x, own, ranks in zip(padded, lengths, of_each, strict=True):
-            rows = torch.cat([piece.view(x.shape)[:length] for piece, length in zip(ranks, own, strict=True)])
-            found.append((rows, sum(own[: self.rank])))
-        return found
+        pieces = [torch.empty_like(flat) for _ in range(self.size)]
+        work = dist.all_gather(pieces, flat, async_op=True)
 
-    def any_of(self, flags: Sequence[bool]) -> list[bool]:
-        """For each flag, whether it is set on any rank: one collective."""
+        def answer() -> list[tuple[Tensor, int]]:
+            work.wait()
+            of_each = zip(*(piece.split_with_sizes([x.numel() for x in padded]) for piece in pieces), strict=True)
+            found = []
+            for x, own, ranks in zip(padded, lengths, of_each, strict=True):
+                rows = torch.cat([piece.view(x.shape)[:length] for piece, length in zip(ranks, own, strict=True)])
+                found.append((rows, sum(own[: self.rank])))
+            return found
+
+        return answer
+
+    def any_of(self, flags: Sequence[bool]) -> Callable[[], list[bool]]:
+        """For each flag, whether it is set on any rank: one collective, under way until its answer is called for."""
         if self.size == 1:
-            return list(flags)
+            return lambda: list(flags)
         values = torch.tensor([int(flag) for flag in flags], device=self.device)
-        dist.all_reduce(values, dist.ReduceOp.MAX)
-        return [bool(value) for value in values.tolist()]
+        work = dist.all_reduce(values, dist.ReduceOp.MAX, async_op=True)
+
+        def answer() -> list[bool]:
+            work.wait()
+            return [bool(value) for value in values.tolist()]
+
+        return answer
 
     def share(self, value: Any) -> Any:
         """The first rank's object on every rank (small ones: decisions, paths)."""
@@ -109,6 +126,17 @@ class World:
             raise problem
         result: T = found
         return result
+
+    def on_each(self, work: Callable[[], T]) -> T:
+        """What some work of every rank gives it; if it fails on one, it fails on all."""
+        try:
+            found, problem = work(), None
+        except DataError as error:
+            problem = error
+        words = self.said(str(problem or ""))
+        if words:
+            raise problem or DataError(words)
+        return found
 
     def said(self, words: str) -> str:
         """The words of the lowest rank that has any, on every rank; empty if none has."""
@@ -164,23 +192,6 @@ class World:
         if isinstance(module, DistributedDataParallel):
             return module.no_sync()
         return contextlib.nullcontext()
-
-
-class _Gathered(torch.autograd.Function):
-    """Every rank's tensor, stacked; the gradient that any rank has for a piece goes back to whose it is."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, size: int) -> Tensor:
-        pieces = [torch.empty_like(x) for _ in range(size)]
-        dist.all_gather(pieces, x.contiguous())
-        return torch.stack(pieces)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank()], None
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:

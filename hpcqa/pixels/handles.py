@@ -7,8 +7,10 @@ a read would cost more than the system's.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import resource
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,10 @@ from hpcqa.pixels.shardindex import state_of
 
 _VECTORS = 512  # parts of one read; systems allow 1,024
 _WORTH_THREADS = 1 << 22  # bytes; for fewer, threads cost more than they hide
+_USUAL = 640  # handles; a system may allow no more than 1,024
+_OTHERS = 256  # handles that are not ours
+# Training comes back to two blocks for each row of a batch (order.py), and a block lies in one file or two.
+_COMES_BACK_TO = 4
 _MANY_NEW = 64  # files to open; on a parallel file system each costs a round trip
 
 _preadv = types.ExternalFunction("preadv", types.intp(types.int32, types.uintp, types.int32, types.int64))
@@ -59,10 +65,11 @@ class Handles:
 
         Args:
             states: (len(paths), 2) int64, size and time of writing of each file as it was looked into.
-            most: handles that stay open.
+            most: handles that stay open, if reads are of so many files that this many are of use.
             threads: that read together.
         """
-        self.paths, self.states, self.most, self.threads = list(paths), states.tolist(), most, threads
+        self.paths, self.states, self.threads = list(paths), states.tolist(), threads
+        self._most, self.most = most, min(most, _USUAL)
         self._forget()
 
     def _forget(self) -> None:
@@ -74,7 +81,7 @@ class Handles:
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"paths": self.paths, "states": self.states, "most": self.most, "threads": self.threads}
+        return {name: self.__dict__[name] for name in ("paths", "states", "threads", "_most", "most")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -92,6 +99,7 @@ class Handles:
             self._fill(part, out)
 
         with self._mine():
+            self._stay_open(int(np.count_nonzero(changes(stretches.file))))
             for group in self._groups(stretches):
                 size = int(group.length[group.first[0] : group.first[-1]].sum())
                 self._share(group, work, self._make_room(group.file) >= _MANY_NEW or size >= _WORTH_THREADS)
@@ -122,6 +130,12 @@ class Handles:
         if self._process != os.getpid():
             self._forget()
         return self._lock
+
+    def _stay_open(self, files: int) -> None:
+        """Let as many handles stay open as reads of so many files come back to, if these are not simply too many."""
+        wanted = _COMES_BACK_TO * files
+        if self.most < wanted <= self._most:
+            self.most = max(self.most, _allowed(wanted))
 
     def _groups(self, stretches: Stretches) -> Iterator[Stretches]:
         """As many stretches at a time as there may be open files."""
@@ -222,6 +236,17 @@ class Handles:
                 if got <= 0:
                     raise DataError(f"{path}: shorter than when it was opened; run `hpcqa verify`.")
                 offset, left = offset + got, left[got:]
+
+
+def _allowed(wanted: int) -> int:
+    """How many of so many handles this process may have; its soft limit is raised for them."""
+    soft, hard = (limit if limit >= 0 else 1 << 62 for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
+    if soft < wanted + _OTHERS:
+        with contextlib.suppress(OSError, ValueError):
+            higher = min(wanted + _OTHERS, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (higher, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            soft = higher
+    return min(wanted, soft - _OTHERS)
 
 
 def changes(values: np.ndarray, step: int = 0) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch import Tensor
 from hpcqa.parallel.torchdist import World
 
 SINKHORN_ITERATIONS = 3
+_ROWS_AT_ONCE = 1024
 
 
 @torch.no_grad()
@@ -97,37 +98,40 @@ def ibot(student: Tensor, teacher: Tensor, image: Tensor, num_images: int, tempe
     return (cross_entropy(student, teacher, temperature) / masked[image]).sum() * share
 
 
-def koleo(
-    groups: Sequence[Tensor], of_ranks: Sequence[Sequence[int]], world: World, shares: Sequence[float]
-) -> list[Tensor]:
+def koleo(own: Tensor, every: Tensor, start: int, share: float) -> Tensor:
     """Spread of the features: -log of the distance to the nearest other one of the global batch.
 
     Args:
-        groups: float (B, D) features of this rank, each group by itself.
-        of_ranks: B of every rank, for each group.
-        shares: of each group.
+        own: float (B, D) features of this rank.
+        every: those of all ranks; this rank's begin at row `start`.
+
+    Returns:
+        The loss of this rank's images, with the gradient of the loss of all. Own features may be the nearest ones of
+        another rank's; how its loss pulls on them is computed here again, which takes less than having it sent.
 
     Raises:
-        ValueError: the global batch of a group has a single image, which has no neighbour.
+        ValueError: the global batch has a single image, which has no neighbour.
 
     Source: Sablayrolles et al. 2018 (arXiv:1806.03198) eq. 3.
     """
-    unit = [F.normalize(features.float(), dim=-1, eps=1e-8) for features in groups]
-    gathered = world.gather(unit, of_ranks)
-    return [_koleo(own, *found, share) for own, found, share in zip(unit, gathered, shares, strict=True)]
-
-
-def _koleo(own: Tensor, every: Tensor, start: int, share: float) -> Tensor:
-    """The loss of unit features (B, D) that begin at row `start` of every rank's."""
     if len(every) < 2:
         raise ValueError("KoLeo needs at least two images in the global batch.")
-    with torch.no_grad():
-        closeness = own @ every.T
-        place = torch.arange(len(own), device=own.device)
-        closeness[place, start + place] = -2.0
-        nearest = closeness.argmax(1)
-    distance = F.pairwise_distance(own, every[nearest], eps=1e-8)
-    return -torch.log(distance + 1e-8).sum() * share
+    mine = slice(start, start + len(own))
+    every = torch.cat([every[:start], own, every[mine.stop :]])
+    unit = F.normalize(every.float(), dim=-1, eps=1e-8)
+    nearest = torch.cat([_nearest(unit, first) for first in range(0, len(unit), _ROWS_AT_ONCE)])
+    distance = F.pairwise_distance(unit, unit[nearest], eps=1e-8)
+    losses = -torch.log(distance + 1e-8) * share
+    total = losses.sum()
+    return total - total.detach() + losses[mine].detach().sum()
+
+
+@torch.no_grad()
+def _nearest(unit: Tensor, first: int) -> Tensor:
+    """For some unit features (B, D) from row `first` on, the nearest other one: int64."""
+    closeness = unit[first : first + _ROWS_AT_ONCE] @ unit.T
+    closeness.diagonal(first).fill_(-2.0)
+    return closeness.argmax(1)
 
 
 def defects(whole: Tensor, patch: Tensor, kinds: Tensor, patches: Tensor, share: float) -> Tensor:

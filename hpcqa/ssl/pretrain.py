@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hpcqa.ssl.defects import network_of
 from hpcqa.ssl.feed import Cutouts, Feed
 from hpcqa.ssl.journal import Journal, check_tensorboard
 from hpcqa.ssl.student_teacher import Teacher
-from hpcqa.ssl.trainer import Check, Trainer, fresh_state
+from hpcqa.ssl.trainer import Check, Trainer, Unread, fresh_state
 from hpcqa.ssl.vit import VisionTransformer
 from hpcqa.ssl.watch import Watch
 
@@ -45,7 +46,8 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     # Every rank watches a share: thousands of files looked at by each of hundreds are a storm on a file system.
     watch = Watch(shards[ranks.rank :: ranks.world_size])
     cutouts = ShardSet(shards, calibration, config)
-    parents = {folder.relative(path): content for path, content in zip(shards, cutouts.contents, strict=True)}
+    contents = dict(zip(shards, cutouts.contents, strict=True))
+    parents = {folder.relative(path): content for path, content in contents.items()}
     parents |= store.digests(folder, [calibration])
     device = pick_device(config.ssl.device, ranks.local_rank)
     set_threads(ranks.local_world_size)
@@ -53,7 +55,31 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
         if world.share(is_current(config, folder, parents)):
             logger.info("pretrain: %s is current", folder.output("backbone"))
             return
-        train(config, folder, cutouts, world, parents, watch)
+        before = -1
+        while True:
+            try:
+                return train(config, folder, cutouts, world, parents, watch)
+            except Unread as problem:
+                # Ends: every turn has got further than the one before.
+                if problem.kept <= before or not _were_only_touched(watch, contents, world):
+                    raise
+                before = problem.kept
+            # Nothing that was read before: it may be from while a file was written.
+            cutouts.close()
+            cutouts = world.on_each(lambda: ShardSet(shards, calibration, config))
+
+
+def _were_only_touched(watch: Watch, contents: Mapping[Path, str], world: World) -> bool:
+    """Whether shards were written to and all hold what they held. The ranks look at a share each, one in every turn."""
+    changed, some = watch.changed(), False
+    while any(world.any_of([bool(changed)])()):
+        some = True
+        path = changed.pop() if changed else None
+        if world.said(watch.renew(path, contents[path]) if path is not None else ""):
+            return False
+    if some:
+        logger.warning("pretrain: shards were written to and hold what they held: back to the last checkpoint")
+    return some
 
 
 def is_current(config: Config, folder: RunFolder, parents: dict[str, str]) -> bool:

@@ -6,8 +6,8 @@ Source: DINOv2 (arXiv:2304.07193) section 4 for crops and patches; the injected 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from hpcqa.config import SslConfig
 from hpcqa.parallel.torchdist import World, is_sharded, local, whole
 from hpcqa.ssl import draws, losses
 from hpcqa.ssl.defects import Injected
+from hpcqa.ssl.encode import autocast
 from hpcqa.ssl.schedules import Point
 from hpcqa.ssl.views import Crops
 from hpcqa.ssl.vit import VisionTransformer, from_architecture
@@ -26,8 +27,11 @@ from hpcqa.ssl.vit import VisionTransformer, from_architecture
 INJECTED, LARGE, SMALL = 20000, 20001, 20003
 
 
-# A view, and which of its losses: "dino" or "ibot".
-TargetKey = tuple[str, str]
+# A view, and which of its losses: "dino", "ibot" or "koleo".
+Key = tuple[str, str]
+# Of all ranks, and where this rank's begin.
+Rows = tuple[Tensor, int]
+FEW_SCORES = 1 << 18  # of all ranks: 1 MiB
 
 
 @dataclass
@@ -202,11 +206,21 @@ class Teacher:
         gathered.load_state_dict(whole(sharded.state_dict()))
         return gathered.to(next(iter(local(sharded.parameters()))).device).eval()
 
-    def targets(self, scores: Mapping[TargetKey, Tensor], temperature: float, world: World) -> dict[TargetKey, Tensor]:
-        """Balanced targets (M, K) for teacher scores (M, K), each balanced by itself, in the same collectives."""
-        if self.network.ssl.centring == "sinkhorn":
+    def targets(
+        self, scores: Mapping[Key, Tensor], every: Mapping[Key, Rows], temperature: float, world: World
+    ) -> dict[Key, Tensor]:
+        """Balanced targets (M, K) for teacher scores (M, K), each balanced by itself, in the same collectives.
+
+        Args:
+            every: scores of all ranks, if they are here: then nothing more is sent.
+        """
+        if self.network.ssl.centring != "sinkhorn":
+            return {key: self._centred(key[1], own, temperature, world) for key, own in scores.items()}
+        if not set(scores) <= set(every):
             return dict(zip(scores, losses.sinkhorn(list(scores.values()), temperature, world), strict=True))
-        return {key: self._centred(key[1], own, temperature, world) for key, own in scores.items()}
+        whole = losses.sinkhorn([every[key][0] for key in scores], temperature, world.alone())
+        own = {key: slice(every[key][1], every[key][1] + len(scores[key])) for key in scores}
+        return {key: rows[own[key]] for key, rows in zip(scores, whole, strict=True)}
 
     def _centred(self, kind: str, scores: Tensor, temperature: float, world: World) -> Tensor:
         targets = losses.centred(scores, self.centres[kind], temperature)
@@ -222,41 +236,79 @@ class Targets:
     patches: Tensor | None
 
 
-def targets_of(teacher: Teacher, tasks: Mapping[str, Task], point: Point, world: World) -> dict[str, Targets]:
-    """What the teacher asks of the student, for every view with crops."""
-    scores: dict[TargetKey, Tensor] = {}
-    with_crops = {view: task.crops for view, task in tasks.items() if task.crops is not None}
-    for view, crops in with_crops.items():
-        answers = teacher.network.teach(view, crops)
+class Outcome(NamedTuple):
+    """What came of a piece of a step: loss terms as "loss_view", whose sum is minimised, targets, and features."""
+
+    terms: dict[str, Tensor]
+    targets: dict[str, Targets]
+    features: dict[str, Tensor]
+
+
+def outcome_of(
+    runner: nn.Module, teacher: Teacher, tasks: Mapping[str, Task], point: Point, ssl: SslConfig, world: World
+) -> Outcome:
+    """Have the student, which `runner` runs, and the teacher do some tasks.
+
+    The crops first: while the student looks for defects, what the ranks need of each other's crops is on its way, and
+    none of them waits for the slowest.
+    """
+    with_crops = {view: task for view, task in tasks.items() if task.crops is not None}
+    injected = {view: task for view, task in tasks.items() if task.injected is not None}
+    with autocast(world.device, ssl.precision):
+        of_crops = _run(runner, {view: replace(task, injected=None) for view, task in with_crops.items()})
+        scores = _scores(teacher, with_crops)
+        features = {view: answer.features for view, answer in of_crops.items() if answer.features is not None}
+        exchanged = _exchanged(scores, features, tasks, ssl, world)
+        answers = _run(runner, {view: replace(task, crops=None) for view, task in injected.items()})
+    every = exchanged()
+    balanced = teacher.targets(scores, every, point.teacher_temperature, world)
+    crops_of = {view: balanced[view, "dino"].chunk(2) if (view, "dino") in balanced else () for view in with_crops}
+    targets = {view: Targets(list(crops_of[view]), balanced.get((view, "ibot"))) for view in with_crops}
+    terms: dict[str, Tensor] = {}
+    for view, task in tasks.items():
+        share = world.size / task.total
+        if task.crops is not None:
+            terms |= _crop_terms(view, of_crops[view], targets[view], task.crops, ssl, share)
+        if task.injected is not None:
+            terms |= _injected_terms(view, answers[view], task.injected, task.numbers, ssl, share)
+    for (view, kind), (rows, start) in every.items():
+        if kind == "koleo":
+            loss = losses.koleo(features[view], rows, start, world.size / tasks[view].total)
+            terms[f"koleo_{view}"] = ssl.koleo_weight * loss
+    return Outcome(terms, targets, features)
+
+
+def _run(runner: nn.Module, tasks: Mapping[str, Task]) -> dict[str, Answers]:
+    return runner(tasks) if tasks else {}
+
+
+def _scores(teacher: Teacher, tasks: Mapping[str, Task]) -> dict[Key, Tensor]:
+    """The teacher's scores of crops."""
+    scores: dict[Key, Tensor] = {}
+    for view, task in tasks.items():
+        assert task.crops is not None
+        answers = teacher.network.teach(view, task.crops)
         if answers.crops:
             scores[view, "dino"] = torch.cat(answers.crops)
         if answers.patches is not None:
             scores[view, "ibot"] = answers.patches
-    balanced = teacher.targets(scores, point.teacher_temperature, world)
-    crops_of = {view: balanced[view, "dino"].chunk(2) if (view, "dino") in balanced else () for view in with_crops}
-    return {view: Targets(list(crops_of[view]), balanced.get((view, "ibot"))) for view in with_crops}
+    return scores
 
 
-def terms_of(
-    answers: Mapping[str, Answers],
-    targets: Mapping[str, Targets],
-    tasks: Mapping[str, Task],
-    ssl: SslConfig,
+def _exchanged(
+    scores: Mapping[Key, Tensor], features: Mapping[str, Tensor], tasks: Mapping[str, Task], ssl: SslConfig,
     world: World,
-) -> dict[str, Tensor]:
-    """Every weighted loss term as "loss_view"; their sum is what is minimised."""
-    terms: dict[str, Tensor] = {}
-    for view, task in tasks.items():
-        answer, share = answers[view], world.size / task.total
-        if task.crops is not None:
-            terms |= _crop_terms(view, answer, targets[view], task.crops, ssl, share)
-        if task.injected is not None and answer.defects is not None:
-            whole, patch = answer.defects
-            loss = losses.defects(whole, patch, task.injected.kinds, task.injected.patches, share)
-            terms[f"defect_{view}"] = ssl.defect_weight * loss
-        if task.numbers is not None and answer.numbers is not None:
-            terms[f"number_{view}"] = ssl.number_weight * losses.numbers(answer.numbers, task.numbers, share)
-    return terms | _spread_terms(answers, tasks, ssl, world)
+) -> Callable[[], dict[Key, Rows]]:  # fmt: skip
+    """Have features go to all ranks, and the scores too if they are few: every rank then balances those of all."""
+    sent = {(view, "koleo"): rows for view, rows in features.items()} if ssl.koleo_weight else {}
+    lengths = {key: tasks[key[0]].of_ranks for key in sent}
+    # How many patches are masked on another rank is not known here.
+    of_ranks = {key: [2 * num for num in tasks[key[0]].of_ranks] for key in scores if key[1] == "dino"}
+    num = sum(sum(of_ranks[key]) * scores[key].shape[1] for key in of_ranks)
+    if ssl.centring == "sinkhorn" and len(of_ranks) == len(scores) and num <= FEW_SCORES:
+        sent, lengths = {**sent, **scores}, {**lengths, **of_ranks}
+    arrived = world.gather([rows.detach().float() for rows in sent.values()], [lengths[key] for key in sent])
+    return lambda: dict(zip(sent, arrived(), strict=True))
 
 
 def _crop_terms(
@@ -274,16 +326,16 @@ def _crop_terms(
     return terms
 
 
-def _spread_terms(
-    answers: Mapping[str, Answers], tasks: Mapping[str, Task], ssl: SslConfig, world: World
+def _injected_terms(
+    view: str, answer: Answers, injected: Injected, numbers: Tensor | None, ssl: SslConfig, share: float
 ) -> dict[str, Tensor]:
-    features = {view: answer.features for view, answer in answers.items() if answer.features is not None}
-    if not ssl.koleo_weight:
-        return {}
-    shares = [world.size / tasks[view].total for view in features]
-    of_ranks = [tasks[view].of_ranks for view in features]
-    spreads = losses.koleo(list(features.values()), of_ranks, world, shares)
-    return {f"koleo_{view}": ssl.koleo_weight * loss for view, loss in zip(features, spreads, strict=True)}
+    terms = {}
+    if answer.defects is not None:
+        loss = losses.defects(*answer.defects, injected.kinds, injected.patches, share)
+        terms[f"defect_{view}"] = ssl.defect_weight * loss
+    if numbers is not None and answer.numbers is not None:
+        terms[f"number_{view}"] = ssl.number_weight * losses.numbers(answer.numbers, numbers, share)
+    return terms
 
 
 def parameter_groups(learner: Learner, layer_decay: float) -> list[dict[str, object]]:

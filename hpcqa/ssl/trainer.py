@@ -20,9 +20,9 @@ from hpcqa.parallel.torchdist import World, clipped
 from hpcqa.ssl import draws, flops, monitor, schedules, views
 from hpcqa.ssl.checkpoint import Checkpoints, TrainState
 from hpcqa.ssl.defects import BANK, DefectTask, kinds_of, softening_of
-from hpcqa.ssl.encode import as_images, autocast, lowers
+from hpcqa.ssl.encode import as_images, lowers
 from hpcqa.ssl.feed import Feed, StepImages, ViewImages
-from hpcqa.ssl.student_teacher import Learner, Targets, Task, Teacher, parameter_groups, targets_of, terms_of
+from hpcqa.ssl.student_teacher import Learner, Targets, Task, Teacher, outcome_of, parameter_groups
 from hpcqa.ssl.vit import VisionTransformer
 from hpcqa.ssl.watch import Watch
 from hpcqa.streams import stream_seed
@@ -48,6 +48,14 @@ def fresh_state(backbone: VisionTransformer, config: Config, feed: Feed, world: 
     groups = parameter_groups(student, ssl.layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=ssl.lr, betas=(0.9, 0.999), fused=True)
     return TrainState(student, teacher, optimizer)
+
+
+class Unread(DataError):
+    """Images could not be read, or not be trusted; said on all ranks. What was learned since step `kept` is lost."""
+
+    def __init__(self, words: str, kept: int = 0) -> None:
+        super().__init__(words)
+        self.kept = kept
 
 
 class Tasks:
@@ -139,7 +147,8 @@ class Trainer:
 
         Raises:
             Preempted: this process was asked to stop, and the state is saved.
-            DataError: images that cannot be read, or too many steps in a row, or all, without a finite loss.
+            Unread: images that cannot be read, or whose files were written to.
+            DataError: too many steps in a row, or all, without a finite loss.
         """
         from hpcqa.observe import Tracker  # here, so that a step can be timed where nothing draws progress bars
 
@@ -187,20 +196,20 @@ class Trainer:
         """End the run on all ranks if files are no longer what they were.
 
         Raises:
-            DataError: one is gone or was written to.
+            Unread: one is gone or was written to.
         """
         if self.watch is not None:
             problem = self.world.said(self.watch.problem())
             if problem:
-                raise self._unreadable(step, problem)
+                raise self._unread(step, problem)
 
-    def _unreadable(self, step: int, problem: str) -> DataError:
+    def _unread(self, step: int, problem: str) -> Unread:
         """The error of a step whose images are not there: the steps since the last checkpoint are not kept."""
-        kept = self.checkpoints.steps() if self.checkpoints is not None else []
-        return DataError(
+        kept = self.world.share(max(self.checkpoints.steps(), default=0) if self.checkpoints is not None else 0)
+        return Unread(
             f"pretrain: ended at step {step}: {problem} Remove the damaged shard (`hpcqa verify` names it) and run "
-            f"again: `hpcqa shard` makes it anew, and training goes on from step {max(kept, default=0)} as if nothing "
-            "had been."
+            f"again: `hpcqa shard` makes it anew, and training goes on from step {kept} as if nothing had been.",
+            kept,
         )
 
     def _check(self, last: bool) -> bool:
@@ -209,7 +218,10 @@ class Trainer:
         due = last or (ssl.knn_every > 0 and counters.step % ssl.knn_every == 0)
         if not due or self.check is None:
             return False
-        found = self.check(counters.step, self.state.teacher)
+        try:
+            found = self.check(counters.step, self.state.teacher)
+        except DataError as problem:  # on all ranks, as the check is
+            raise self._unread(counters.step, str(problem)) from None
         if found:
             self.write({**found, "step": counters.step, "images": counters.images})
         score = found.get("knn_ap", -1.0)
@@ -240,19 +252,21 @@ class Trainer:
         """One step, or none if any rank's losses are bad; the metrics of the step.
 
         Raises:
-            DataError: a rank cannot read its images; on all ranks.
+            Unread: a rank cannot read its images; on all ranks.
         """
         ssl, state = self.config.ssl, self.state
         point = schedules.at(ssl, images.step)
         state.optimizer.zero_grad(set_to_none=True)
-        (unread,) = self.world.any_of([images.problem is not None])
-        if unread:
-            raise self._unreadable(images.step, self.world.said(str(images.problem or "")))
+        unread = self.world.any_of([images.problem is not None])
+        first = self._asked(images.pieces[0], images.step) if images.pieces else {}  # meanwhile
+        if any(unread()):
+            raise self._unread(images.step, self.world.said(str(images.problem or "")))
         terms: dict[str, Tensor] = {}
         extra: dict[str, float] = {}
         for number, piece in enumerate(images.pieces):
             is_last = number == len(images.pieces) - 1
-            found, extra = self._piece(piece, images.step, point, is_last)
+            asked = self._asked(piece, images.step) if number else first
+            found, extra = self._piece(asked, images.step, point, is_last)
             for name, value in found.items():
                 terms[name] = terms.get(name, torch.zeros((), device=value.device)) + value.detach()
         norm = clipped(state.student.parameters(), ssl.clip or float("inf"))
@@ -272,23 +286,20 @@ class Trainer:
             "momentum": point.momentum, "skipped": float(state.counters.skipped),
         }  # fmt: skip
 
+    def _asked(self, piece: Mapping[str, ViewImages], step: int) -> dict[str, Task]:
+        return {view: self.tasks.of(view, part, step) for view, part in piece.items()}
+
     def _piece(
-        self, piece: Mapping[str, ViewImages], step: int, point: schedules.Point, is_last: bool
+        self, asked: Mapping[str, Task], step: int, point: schedules.Point, is_last: bool
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         ssl, state = self.config.ssl, self.state
-        asked = {view: self.tasks.of(view, part, step) for view, part in piece.items()}
         sync = torch.enable_grad() if is_last else self.world.without_sync(self.runner)
         with sync:
-            with autocast(self.world.device, ssl.precision):
-                # The student first: the collectives of targets and losses then follow each other, and ranks wait for
-                # the slowest of them once, not twice.
-                answers = self.runner(asked)
-                targets = targets_of(state.teacher, asked, point, self.world)
-            terms = terms_of(answers, targets, asked, ssl, self.world)
-            total = torch.stack(list(terms.values())).sum()
+            found = outcome_of(self.runner, state.teacher, asked, point, ssl, self.world)
+            total = torch.stack(list(found.terms.values())).sum()
             total.backward()  # type: ignore[no-untyped-call]
         due = (step + 1) % ssl.log_every == 0 and is_last
-        return terms, _collapse(targets, {view: answer.features for view, answer in answers.items()}) if due else {}
+        return found.terms, _collapse(found.targets, found.features) if due else {}
 
     def _update(self, point: schedules.Point) -> None:
         state = self.state
@@ -320,14 +331,12 @@ class Trainer:
             )
 
 
-def _collapse(targets: Mapping[str, Targets], features: Mapping[str, Tensor | None]) -> dict[str, float]:
+def _collapse(targets: Mapping[str, Targets], features: Mapping[str, Tensor]) -> dict[str, float]:
     """Rank and spread of the embeddings, entropy of the teacher, for every view with crops; this rank's images."""
     found = {}
     for view, target in targets.items():
-        own = features[view]
-        if own is not None:
-            found[f"rank_{view}"] = monitor.effective_rank(own.detach().float())
-            found[f"spread_{view}"] = monitor.spread(own.detach().float())
+        own = features[view].detach().float()
+        found[f"rank_{view}"], found[f"spread_{view}"] = monitor.effective_rank(own), monitor.spread(own)
         if target.crops:
             each, mean = monitor.entropies(torch.cat(target.crops))
             found[f"teacher_entropy_{view}"], found[f"prototype_entropy_{view}"] = each, mean

@@ -1,4 +1,5 @@
 import os
+import resource
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -137,3 +138,29 @@ def test_a_file_that_is_another_one_or_gone_is_named(tmp_path, monkeypatch, thre
     paths[2].unlink()
     with pytest.raises(DataError, match="2: cannot be opened"):
         files.read(asked, out)
+
+
+@pytest.fixture
+def limits():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield before[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_reads_of_many_files_keep_what_they_come_back_to_open(paths, monkeypatch):
+    monkeypatch.setattr(handles, "_USUAL", 3)
+    files = open_files(paths, most=19)
+    kept = []
+    for count in (1, 2, 4, 6, 1):
+        files.read(*stretches([(number, 0, [10]) for number in range(count)]))
+        kept.append(files.most)
+    assert kept == [4, 8, 16, 16, 16]  # 24 would be too many: reading all files once is no reason
+    assert files.num_open == 6
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_needed(limits):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, limits))
+    assert handles._allowed(400) == 400
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (656, limits)
+    assert handles._allowed(40) == 40
+    assert handles._allowed(limits) == limits - handles._OTHERS

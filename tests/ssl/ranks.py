@@ -73,17 +73,27 @@ def measure(world: World, folder: Path) -> None:
         for one, own in zip(whole, edges, strict=True)
     ]
     of_ranks = [[end - begin for begin, end in itertools.pairwise(own)] for own in edges]
-    spreads = losses.koleo(mine, of_ranks, world, [world.size / len(one) for one in whole])
+    gathered = world.gather(mine, of_ranks)()
+    spreads = [
+        losses.koleo(own, *found, world.size / len(one)) for own, found, one in zip(mine, gathered, whole, strict=True)
+    ]
     torch.stack(spreads).sum().backward()
     targets = losses.sinkhorn(mine, 0.1, world)
+    at_once = [
+        rows[start : start + len(own)]
+        for rows, (_, start), own in zip(
+            losses.sinkhorn([rows for rows, _ in gathered], 0.1, world.alone()), gathered, mine, strict=True
+        )
+    ]
     centre = losses.moved_centre(torch.zeros(5), mine[0], world)
     totals = [total / world.size for total in world.sum(*(loss.detach() for loss in spreads))]
     gradients = [one.grad / world.size for one in mine if one.grad is not None]
-    rows = [found for found, _ in world.gather([*gradients, *targets], [*of_ranks, *of_ranks])]
-    flags = world.any_of([world.rank == world.size - 1, False])
+    rows = [found for found, _ in world.gather([*gradients, *targets, *at_once], [*of_ranks, *of_ranks, *of_ranks])()]
+    flags = world.any_of([world.rank == world.size - 1, False])()
     if world.is_first:
-        torch.save({"koleo": torch.stack(totals), "gradient": torch.cat(rows[:2]), "targets": torch.cat(rows[2:]),
-                    "centre": centre, "flags": flags}, folder / f"measured-{world.size}.pt")  # fmt: skip
+        found = {"koleo": torch.stack(totals), "gradient": torch.cat(rows[:2]), "targets": torch.cat(rows[2:4]),
+                 "at_once": torch.cat(rows[4:]), "centre": centre, "flags": flags}  # fmt: skip
+        torch.save(found, folder / f"measured-{world.size}.pt")
 
 
 def everything(world: World, folder: Path) -> None:

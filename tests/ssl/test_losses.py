@@ -87,18 +87,18 @@ def test_koleo():
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     distance = np.linalg.norm(unit[:, None] - unit[None], axis=-1) + 9 * np.eye(6)
     expected = -np.log(distance.min(1)).mean()
-    (found,) = losses.koleo([tensor(features)], [[6]], WORLD, [1 / 6])
+    found = losses.koleo(tensor(features), tensor(features), 0, 1 / 6)
     assert float(found) == pytest.approx(expected, rel=1e-4)
 
 
 def test_koleo_of_equal_features_is_finite_and_of_one_is_an_error():
     same = torch.ones(3, 4, requires_grad=True)
-    (loss,) = losses.koleo([same], [[3]], WORLD, [1 / 3])
+    loss = losses.koleo(same, same.detach(), 0, 1 / 3)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(same.grad).all()
     with pytest.raises(ValueError, match="at least two"):
-        losses.koleo([torch.ones(1, 4)], [[1]], WORLD, [1.0])
+        losses.koleo(torch.ones(1, 4), torch.ones(1, 4), 0, 1.0)
 
 
 def test_defects():

@@ -86,7 +86,7 @@ def assert_same_losses(first: Path, second: Path) -> None:
 
 def test_losses_of_uneven_ranks_are_those_of_one(both):
     one, two = (torch.load(path / f"measured-{size}.pt", weights_only=True) for size, path in enumerate(both, 1))
-    for name in ("koleo", "gradient", "targets", "centre"):
+    for name in ("koleo", "gradient", "targets", "at_once", "centre"):
         assert torch.allclose(one[name], two[name], atol=1e-5), name
     assert two["flags"] == [True, False]
 
@@ -158,11 +158,12 @@ def test_one_process_needs_no_peers():
     world = World(Ranks(), torch.device("cpu"))
     x = torch.ones(3)
     assert world.sum(x)[0] is x
-    assert world.gather([x], [[3]]) == [(x, 0)]
-    assert world.any_of([True, False]) == [True, False]
+    assert world.gather([x], [[3]])() == [(x, 0)]
+    assert world.any_of([True, False])() == [True, False]
     assert world.share("plan") == "plan"
     assert world.said("why") == "why"
     assert world.on_first(lambda: 3) == 3
+    assert world.on_each(lambda: 3) == 3
     module = torch.nn.Linear(2, 2)
     assert world.replicate(module) is module
 
