@@ -73,9 +73,10 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
         logger.warning("evaluate: %s", content["missing"])
         return
     found = content["figures"]["average_precision"]
+    interval = f"{found['low']:.3f} to {found['high']:.3f}" if np.isfinite(found["low"]) else "one night, no interval"
     logger.info(
-        "evaluate: average precision %.3f (%.3f to %.3f) on %d exposures against %s",
-        *(found["value"], found["low"], found["high"], content["exposures"], content["against"]),
+        "evaluate: average precision %.3f (%s) on %d exposures against %s",
+        *(found["value"], interval, content["exposures"], content["against"]),
     )
 
 

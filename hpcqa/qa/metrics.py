@@ -100,8 +100,12 @@ def difference(first: Figure, second: Figure) -> Figure:
 
 
 def with_interval(figure: Figure, weights: np.ndarray) -> dict[str, float]:
-    """A figure on all rows, and the 5 % and 95 % quantiles of the bootstrap; NaN where it is undefined."""
+    """A figure on all rows, and the 5 % and 95 % quantiles of the bootstrap; NaN where it is undefined: the quantiles
+    are so where there is one night, of which every sample is the same.
+    """
     value = float(figure(np.ones(weights.shape[1])))
+    if np.all(weights == 1):
+        return {"value": value, "low": np.nan, "high": np.nan}
     samples = figure(weights)
     samples = samples[np.isfinite(samples)]
     low, high = np.quantile(samples, [0.05, 0.95]) if len(samples) else (np.nan, np.nan)

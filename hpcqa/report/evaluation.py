@@ -82,6 +82,10 @@ def _lead(content: Content) -> str:
     counts = f"{content.get('exposures', 0):,} exposures ({content.get('bad', 0):,} bad)"
     nights = f" of {content['nights']:,} nights" if content.get("nights") else ""
     against = f", against {content['against']}" if content.get("against") else ""
+    if content.get("nights") == 1:
+        return (
+            f"On {counts} of one night{against}. What varies from night to night is not known: there are no intervals."
+        )
     return f"On {counts}{nights}{against}. Intervals hold 90 % of bootstrap samples over nights."
 
 
@@ -95,6 +99,11 @@ def _entry(found: Any) -> tuple[float, float, float]:
     """Value and interval of one figure."""
     entry = found if isinstance(found, Mapping) else {"value": found}
     return number(entry.get("value")), number(entry.get("low")), number(entry.get("high"))
+
+
+def _interval(low: float, high: float) -> str:
+    """`0.87 to 0.94`; nothing where there is none."""
+    return f"{low:.2f} to {high:.2f}" if math.isfinite(low) and math.isfinite(high) else ""
 
 
 def in_words(found: Any) -> str:
@@ -117,7 +126,7 @@ def _tiles(content: Content) -> list[Tile]:
         value, low, high = _entry(found.get(key))
         if not math.isfinite(value):
             continue
-        more = f"{low:.2f} to {high:.2f}" if math.isfinite(low) and math.isfinite(high) else ""
+        more = _interval(low, high)
         count = found[key].get("count") if isinstance(found[key], Mapping) else None
         more += f" · {count:,} exposures" if count else ""
         said = f"{name} at {_rate(content)}" if key.startswith("recall") else name
@@ -129,11 +138,11 @@ def _ccd_tiles(found: Mapping[str, Any]) -> list[Tile]:
     value, low, high = _entry(found.get("all", {}).get("average_precision"))
     if not math.isfinite(value):
         return []
-    more = f"{low:.2f} to {high:.2f} · {found['all']['bad']:,} of {found['all']['ccds']:,} bad"
+    more = f"{_interval(low, high)} · {found['all']['bad']:,} of {found['all']['ccds']:,} bad"
     local, _, _ = _entry(found.get("local", {}).get("average_precision"))
     if math.isfinite(local):
         more += f" · {local:.2f} in exposures bad in single CCDs"
-    return [Tile("Average precision over CCDs", f"{value:.2f}", more)]
+    return [Tile("Average precision over CCDs", f"{value:.2f}", more.removeprefix(" · "))]
 
 
 def _controls(content: Content) -> Chart | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import os
 import random
 import re
@@ -11,18 +11,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from hpcqa.artifacts import catalog
 from hpcqa.artifacts.store import read_json, read_table
+from hpcqa.config import frozen
 from tests.endtoend.conftest import contents, hpcqa, settings
+from tests.endtoend.warm_ranks import MPIEXEC, Killing, WarmRanks
 
 pytestmark = pytest.mark.slow
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
 
 
 def test_the_run_ends_with_where_the_report_is(finished):
@@ -162,73 +163,85 @@ def test_killed_at_any_moment_it_ends_with_the_same_artifacts(finished, tmp_path
     assert contents(run) == contents(finished.run)
 
 
-BY_RANKS = (
-    ("embed", ("embeddings", "embeddings-untrained")),
-    ("classify", ("exports", "decisions.parquet", "ccd_decisions.parquet")),
-)
+# Kills of ranks for each stage and number of ranks.
+KILLS = int(os.environ.get("HPCQA_KILLS", "8"))
+OUTPUTS = {
+    "embed": ("embeddings", "embeddings-untrained"),
+    "classify": ("exports", "decisions.parquet", "ccd_decisions.parquet"),
+}
+
+
+@pytest.fixture(scope="module")
+def warm(finished, tmp_path_factory) -> Iterator[WarmRanks]:
+    """Ranks at hand for a run of many small shards."""
+    run = tmp_path_factory.mktemp("warm") / "run"
+    run.mkdir()
+    config, _ = frozen.load(finished.run / "run.yaml")
+    shard = dataclasses.replace(config.shard, exposures_per_shard=1)
+    (run / "run.yaml").write_text(frozen.to_yaml(dataclasses.replace(config, run=str(run), shard=shard), []))
+    shutil.copy(finished.run / "backbone.safetensors", run)
+    ranks = WarmRanks.start(run, run.parent / "ranks")
+    yield ranks
+    ranks.close()
 
 
 @pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec beside this Python")
-def test_a_rank_killed_at_any_moment_costs_nothing(finished, tmp_path):
-    """One of two MPI ranks dies of SIGKILL while embeddings and decisions are made; the next start does the rest. What
-    is there in the end is what two ranks make that nobody kills, to the last byte.
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("stage", list(OUTPUTS))
+def test_ranks_killed_at_any_moment_cost_nothing(warm, stage, ranks):
+    """SIGKILL of any rank, or of all at once, all over a stage, each time going on from what the last one left: by the
+    clock, and just before a file is made, synced, renamed or removed. What has its name is whole at every moment and is
+    not made again; what is there in the end is what one process made, to the last byte.
     """
-    run = tmp_path / "run"
-    shutil.copytree(finished.run, run)
-    for stage, names in BY_RANKS:
-        remove(run, names)
-        by_two_ranks(run, stage)
-    expected, tables = contents(run), exports(run)
-    chance = random.Random(20261122)
-    kills = 0
-    for stage, names in BY_RANKS:
-        remove(run, names)
-        before = artifacts_in(run)
-        for files in (1, chance.randint(2, 5)):
-            kills += rank_killed_after(run, stage, before + files, chance)
-        by_two_ranks(run, stage)
-    assert kills > 1
-    assert contents(run) == expected
-    assert exports(run) == tables
-    assert not list(run.rglob("*.tmp"))
+    expected = written(warm.run, stage)
+    remove(warm.run, stage)
+    undisturbed = warm.measure(stage, ranks)
+    assert written(warm.run, stage) == expected
+    remove(warm.run, stage)
+    chance = random.Random(f"{stage} {ranks}")
+    moments = [(number + chance.random()) / KILLS for number in range(KILLS)]
+    chance.shuffle(moments)
+    passes = 0
+    for number, moment in enumerate(moments):
+        # Embeddings that are there are not made again, so the second half of a start seldom comes.
+        killing = Killing(number, moment / 2 if stage == "embed" else moment, undisturbed, chance)
+        hit = False
+        while not hit:
+            passes += 1
+            assert passes < 4 * KILLS, "kills come too late"
+            before = times(warm.run, stage)
+            hit, code, said = killing.strike(warm, stage, ranks)
+            assert (code != 0) == hit, said
+            found = written(warm.run, stage)
+            assert found.items() <= expected.items()
+            assert stage != "embed" or before.items() <= times(warm.run, stage).items()
+            if not hit:
+                assert found == expected
+                remove(warm.run, stage)
+    code, said = warm.end(warm.begin(stage, ranks))
+    assert code == 0, said
+    assert written(warm.run, stage) == expected
+    assert not list(warm.run.rglob("*.tmp"))
 
 
-def remove(run: Path, names: tuple[str, ...]) -> None:
-    for name in names:
-        shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+def names_of(run: Path, stage: str) -> list[Path]:
+    """The files of a stage, unfinished ones left out; nobody writes meanwhile."""
+    roots = [run / name for name in OUTPUTS[stage]]
+    files = [path for root in roots for path in (root.rglob("*") if root.is_dir() else [root]) if path.is_file()]
+    return [path for path in files if path.suffix != ".tmp"]
 
 
-def exports(run: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (run / "exports").glob("*.*")}
+def written(run: Path, stage: str) -> dict[str, bytes]:
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in names_of(run, stage)}
 
 
-def words_for_two_ranks(run: Path, stage: str) -> list[str]:
-    return [str(MPIEXEC), "-n", "2", sys.executable, "-m", "mpi4py", "-m", "hpcqa.launch.job", str(run), stage]
+def times(run: Path, stage: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in names_of(run, stage)}
 
 
-def by_two_ranks(run: Path, stage: str) -> None:
-    done = subprocess.run(words_for_two_ranks(run, stage), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def rank_killed_after(run: Path, stage: str, files: int, chance: random.Random) -> bool:
-    """Kill one of the ranks as soon as the run has so many files, which ends the others; False if all ended before."""
-    process = subprocess.Popen(words_for_two_ranks(run, stage), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while artifacts_in(run) < files and process.poll() is None:
-        time.sleep(0.01)
-    if process.poll() is not None:
-        return False
-    ranks = [child.pid for child in psutil.Process(process.pid).children(recursive=True) if is_rank(child)]
-    if ranks:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(chance.choice(ranks), signal.SIGKILL)
-    return process.wait(timeout=120) != 0
-
-
-def is_rank(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return "hpcqa.launch.job" in process.cmdline() and "python" in Path(process.exe()).name
-    return False
+def remove(run: Path, stage: str) -> None:
+    for path in names_of(run, stage):
+        path.unlink()
 
 
 def test_progress_is_shown_in_plain_lines(finished):

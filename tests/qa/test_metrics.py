@@ -67,6 +67,15 @@ def test_the_interval_holds_the_value() -> None:
     assert found["low"] < found["value"] < found["high"]
 
 
+def test_one_night_has_no_interval() -> None:
+    bad, score = np.array([True, False, True]), np.array([0.3, 0.2, 0.1])
+    ranked = metrics.Ranked.of(score, bad)
+    weights = metrics.night_weights(np.array([7, 7, 7]), 50, 1)
+    found = metrics.with_interval(lambda weight: metrics.average_precision(ranked, weight), weights)
+    assert found["value"] == pytest.approx(5 / 6)
+    assert np.isnan([found["low"], found["high"]]).all()
+
+
 def test_reliability_of_honest_probabilities() -> None:
     rng = np.random.default_rng(2)
     p_bad = rng.random(20000)

@@ -92,6 +92,16 @@ def test_figures_that_are_null_are_not_shown():
     assert (found.tiles, found.charts) == ([], [])
 
 
+def test_one_night_has_no_intervals_and_says_so():
+    figure = {"value": 0.842, "low": None, "high": None}
+    ccds = {"all": {"average_precision": figure, "bad": 3, "ccds": 60}}
+    content = {"exposures": 5, "bad": 2, "nights": 1, "figures": {"average_precision": figure}, "ccds": ccds}
+    found = module.evaluation(content, EMPTY, {})
+    assert "of one night" in found.lead
+    assert "no intervals" in found.lead
+    assert [tile.more for tile in found.tiles] == ["", "3 of 60 bad"]
+
+
 def test_words_of_a_figure():
     assert module.in_words({"value": 0.914, "low": 0.87, "high": 0.94}) == "0.91 (0.87–0.94)"
     assert module.in_words({"value": None}) == "–"

@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -46,3 +49,10 @@ def test_sheet_is_a_png(tmp_path):
     panel = figures.Panel("one", indexed.grey(np.eye(8)).rgba(), ((1, 2, 3, 4, "N1"),))
     figures.sheet(tmp_path / "a.png", "title", ["a line"], [panel, panel, panel])
     assert image.imread(tmp_path / "a.png").ndim == 3
+
+
+def test_a_home_that_cannot_be_written_is_not_worth_a_word():
+    elsewhere = {"HOME": "/proc/none", "XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": "", "MPLCONFIGDIR": ""}
+    words = [sys.executable, "-c", "import hpcqa.report.figures"]
+    done = subprocess.run(words, env={**os.environ, **elsewhere}, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
