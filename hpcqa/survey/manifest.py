@@ -154,7 +154,7 @@ def build(rows: tables.CcdRows, config: Config, folders: Sequence[Path]) -> dict
         plver=rows.text["plver"],
         plprocid=rows.text["plprocid"],
         preference=lambda some: prefer_images(image, some, modules.values()),
-        table=rows.table,
+        table=rows.table if rows.located is None else located.path,
     )
     for word, instrument in modules.items():
         if instrument is not None:
@@ -174,7 +174,7 @@ def build(rows: tables.CcdRows, config: Config, folders: Sequence[Path]) -> dict
     return {
         "expnum": expnum,
         "ccdnum": ccdnum,
-        "ccdname": rows.text["ccdname"],
+        "ccdname": complete_ccdnames(rows.text["ccdname"], ccdnum, camera, modules),
         "camera": camera,
         "band": band,
         "mjd_obs": mjd_obs,
@@ -214,12 +214,17 @@ def complete_expnums(expnum: np.ndarray, image: Coded, modules: Iterable[Instrum
 def number_ccds(
     ledger: Ledger, rows: tables.CcdRows, camera: Coded, modules: dict[str, Instrument | None]
 ) -> np.ndarray:
-    """CCD numbers: by name where the camera knows it, else as the table says: int32 (N,); -1 unknown."""
+    """CCD numbers: by name where the camera knows it, else as the table says, else the digits of the name.
+
+    int32 (N,); -1 unknown.
+    """
     ccdname = rows.text["ccdname"]
     combinations, index = pairs(camera.codes, ccdname.codes, len(ccdname.words))
-    by_name = [_ccd_by_name(modules[camera.words[first]], ccdname.words[second]) for first, second in combinations]
-    numbers = Coded(index.astype(np.int32), ()).take(by_name, np.int64)
-    numbers = np.where(numbers >= 0, numbers, rows.numbers["ccdnum"])
+    words = [(modules[camera.words[first]], ccdname.words[second]) for first, second in combinations]
+    code = Coded(index.astype(np.int32), ())
+    known = code.take([_known_ccd(module, word) for module, word in words], np.int64)
+    numbers = np.where(known >= 0, known, rows.numbers["ccdnum"])
+    numbers = np.where(numbers >= 0, numbers, code.take([_digits_of(word) for _, word in words], np.int64))
     legal = np.ones(len(rows), bool)
     for word, module in modules.items():
         if module is not None:
@@ -229,10 +234,28 @@ def number_ccds(
     return numbers.astype(np.int32)
 
 
-def _ccd_by_name(module: Instrument | None, ccdname: str) -> int:
+def complete_ccdnames(
+    ccdname: Coded, ccdnum: np.ndarray, camera: Coded, modules: dict[str, Instrument | None]
+) -> Coded:
+    """The CCDs' names, by number where the table has none and the camera knows it."""
+    rows = np.flatnonzero(ccdname.ask(lambda word: not word, bool))
+    if not len(rows):
+        return ccdname
+    largest = int(ccdnum.max()) + 2
+    combinations, index = pairs(camera.codes[rows], ccdnum[rows] + 1, largest)
+    names = {word: {ccd.ccdnum: ccd.ccdname for ccd in module.ccds} for word, module in modules.items() if module}
+    found = [names.get(camera.words[first], {}).get(second - 1, "") for first, second in combinations]
+    codes = ccdname.codes.copy()
+    codes[rows] = len(ccdname.words) + index
+    return Coded(codes, (*ccdname.words, *found))
+
+
+def _known_ccd(module: Instrument | None, ccdname: str) -> int:
     number = module.ccdnum_of(ccdname) if module is not None else None
-    if number is not None:
-        return number
+    return -1 if number is None else number
+
+
+def _digits_of(ccdname: str) -> int:
     digits = ccdname.lower().removeprefix("ccd").removeprefix("im")
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 4 else -1
 
@@ -253,11 +276,14 @@ def name_bands(ledger: Ledger, text: Coded, camera: Coded, modules: dict[str, In
 
 
 def cut_missing(ledger: Ledger, located: Located, rows: tables.CcdRows) -> None:
-    """Cut the rows without an image; one warning for each table says how many."""
+    """Cut the rows without an image; one warning for each table says how many, and one how many are unreadable."""
     ledger.add("no_folder", located.no_folder, located.problem)
     ledger.add("no_file", located.no_file, located.problem)
-    if located.unreadable is not None:
+    if located.unreadable is not None and located.unreadable.any():
         ledger.add("unreadable", located.unreadable, located.problem)
+        first = int(np.flatnonzero(located.unreadable)[0])
+        path, said = (column.words[column.codes[first]] for column in (located.path, located.problem))
+        logger.warning("%d files cannot be read, first: %s: %s.", located.unreadable.sum(), path, said.rstrip("."))
     missing = located.no_folder | located.no_file
     for code, count in enumerate(np.bincount(rows.table.codes[missing], minlength=len(rows.table.words))):
         if count:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcqa import instruments
 from hpcqa.artifacts.catalog import LABELS, MANIFEST
 from hpcqa.artifacts.store import read_provenance, verify
 from hpcqa.errors import ConfigError, DataError
@@ -47,6 +48,15 @@ def test_each_way_of_being_unusable_is_its_own_reason(tmp_path):
     assert got["cut_detail"][:4].tolist()[0] == "camera 90prime"
     assert "none.fits.fz" in got["cut_detail"][3]
     assert all(bool(text) == bool(bits) for text, bits in zip(got["cut_detail"], got["cuts"], strict=True))
+
+
+def test_a_ccd_is_numbered_by_its_name_then_by_its_number_then_by_digits(tmp_path):
+    table = small_survey(tmp_path, exposures=(1001,), ccds=("N1", "im3", "ccd5", ""), ccdnum=[7, 4, -1, 6])
+    got = run_manifest(tmp_path / "run", [table])
+    assert got["ccdnum"].tolist() == [8, 4, 5, 6]
+    names = {ccd.ccdnum: ccd.ccdname for ccd in instruments.get("minicam").ccds}
+    assert got["ccdname"].tolist() == ["N1", "im3", "ccd5", names[6]]
+    assert cuts_of(got) == [""] * 4
 
 
 def test_settings_cut_and_the_funnel_is_logged(tmp_path, caplog):
