@@ -36,13 +36,20 @@ def check_folders(folders: Sequence[str]) -> list[Path]:
     """The configured image folders.
 
     Raises:
-        ConfigError: one of them is not there.
+        ConfigError: one of them is not there, or has a name that cannot be written down.
     """
     paths = [Path(folder).expanduser().absolute() for folder in folders]
     for path in paths:
         if not path.is_dir():
-            raise ConfigError(f"survey.images: {path} is not a folder; correct the path.")
+            raise ConfigError(f"survey.images: {shown(path)} is not a folder; correct the path.")
+        if shown(path) != str(path):
+            raise ConfigError(f"survey.images: {shown(path)}: the path is not in UTF-8; rename it.")
     return paths
+
+
+def shown(path: Path | str) -> str:
+    """A path as text that can be written down: bytes that are no UTF-8 stand in it by their numbers."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def locate(names: Coded, tables: Coded, folders: Sequence[Path]) -> Located:

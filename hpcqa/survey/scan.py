@@ -20,7 +20,7 @@ from hpcqa.errors import DataError
 from hpcqa.instruments.base import FileName, Instrument
 from hpcqa.observe import track
 from hpcqa.survey.coded import Coded, CodedBuilder
-from hpcqa.survey.images import Located
+from hpcqa.survey.images import Located, shown
 from hpcqa.survey.tables import CcdRows, wanted_columns
 
 logger = logging.getLogger(__name__)
@@ -72,8 +72,12 @@ def find_images(folders: Sequence[Path], prefer: str) -> list[Found]:
                 if entry is not None:
                     found.append(entry)
     if not found:
-        raise DataError(f"{', '.join(map(str, folders))}: no image files; expected names such as {SUFFIXES[1]} gives.")
+        raise DataError(f"{', '.join(map(str, folders))}: no image files; expected names that end in {_in_words()}.")
     return found
+
+
+def _in_words() -> str:
+    return f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
 def _warn(error: OSError) -> None:
@@ -141,7 +145,7 @@ def _located(records: Sequence[Mapping[str, Any]]) -> Located:
     none = np.zeros(len(records), bool)
     problems = [str(record.get("problem", "")) for record in records]
     return Located(
-        path=_coded([_shown(record["path"]) for record in records]),
+        path=_coded([shown(record["path"]) for record in records]),
         problem=_coded(problems),
         no_folder=none,
         no_file=none,
@@ -169,13 +173,13 @@ def _read_one(entry: Found) -> list[dict[str, Any]]:
     base: dict[str, Any] = {
         "path": entry.path,
         "root": entry.root,
-        "image_filename": _shown(entry.path.name),
+        "image_filename": shown(entry.path.name),
         "camera": entry.instrument.cameras[0] if entry.instrument is not None else "unknown",
         "band": entry.name.band if entry.name is not None else "",
         "expnum": entry.name.expnum if entry.name is not None else 0,
         "ccdname": entry.name.ccdname if entry.name is not None else "",
     }
-    if _shown(entry.path) != str(entry.path):
+    if shown(entry.path) != str(entry.path):
         return [{**base, "problem": "the file's path is not in UTF-8; rename it"}]
     try:
         # A pipe would never answer.
@@ -188,11 +192,6 @@ def _read_one(entry: Found) -> list[dict[str, Any]]:
     if not rows:
         return [{**base, "problem": "no image in the file"}]
     return [{**base, **{key: value for key, value in row.items() if not _is_blank(value)}} for row in rows]
-
-
-def _shown(path: Path | str) -> str:
-    """A path as text that can be written down: bytes that are no UTF-8 stand in it by their numbers."""
-    return str(path).encode(errors="backslashreplace").decode()
 
 
 def _is_blank(value: Any) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +213,31 @@ def test_real_cut_outs_without_their_tables(tmp_path, shared_data):
     assert set(got["expnum"][kept]) >= {695765, 396388, 630780}
     assert (got["width"][kept] > 0).all()
     assert all(got["cut_detail"][~kept])
+
+
+def test_what_is_no_plain_file_is_told_at_once(tmp_path):
+    table = small_survey(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").mkdir()
+    for section, error, words in (
+        ({"survey": {"tables": [str(tmp_path / "pipe")]}}, DataError, "not a plain file"),
+        ({"survey": {"labels": [str(tmp_path / "pipe")]}}, ConfigError, "not a plain file"),
+        ({"survey": {"labels": [str(tmp_path / "empty")]}}, ConfigError, "matches no file"),
+        ({"manifest": {"only": str(tmp_path / "pipe")}}, ConfigError, "not a plain file"),
+    ):
+        with pytest.raises(error, match=words):
+            run_manifest(tmp_path / "run", [] if "tables" in section.get("survey", {}) else [table], **section)
+
+
+def test_names_that_are_not_utf_8_are_told(tmp_path):
+    table = small_survey(tmp_path)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.txt"))
+    odd.write_text("1001 clouds\n")
+    with pytest.raises(DataError, match=r"b\\udcff\.txt: the path is not in UTF-8; rename it"):
+        run_manifest(tmp_path / "run", [table], survey={"labels": [str(tmp_path / "b*.txt")]})
+
+
+def test_a_list_of_exposures_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "only.txt").write_bytes(b"\xef\xbb\xbf1001\r\n")
+    got = run_manifest(tmp_path / "run", [small_survey(tmp_path)], manifest={"only": str(tmp_path / "only.txt")})
+    assert cuts_of(got) == ["", "", "not_listed", "not_listed"]
