@@ -8,9 +8,10 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,6 +20,9 @@ T = TypeVar("T")
 logger = logging.getLogger("hpcqa")
 
 LINE_EVERY_S = 10.0
+# `extra` of messages that a whole release may give a hundred thousand of: the console shows the first few.
+SOME: Mapping[str, object] = {"some": True}
+MOST_SHOWN = 20
 
 
 def start_logging(*, rank: int = 0, file: Path | None = None, verbose: bool = False) -> None:
@@ -29,13 +33,33 @@ def start_logging(*, rank: int = 0, file: Path | None = None, verbose: bool = Fa
         root.removeHandler(handler)
         handler.close()
     if rank == 0:
-        console = logging.StreamHandler(sys.stderr)
+        console = _Console()
         console.setLevel(logging.DEBUG if verbose else logging.INFO)
         console.setFormatter(logging.Formatter("%(message)s"))
         root.addHandler(console)
     if file is not None:
         root.addHandler(_file_handler(rank, file))
     root.propagate = False
+
+
+class _Console(logging.StreamHandler[TextIO]):
+    """Standard error, where only the first few are shown of messages that are marked by SOME."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._seen: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "some"):
+            super().emit(record)
+            return
+        template = str(record.msg)
+        self._seen[template] += 1
+        if self._seen[template] <= MOST_SHOWN:
+            super().emit(record)
+        if self._seen[template] == MOST_SHOWN:
+            self.stream.write("More messages of this kind are in the log file only." + self.terminator)
+            self.flush()
 
 
 @contextlib.contextmanager

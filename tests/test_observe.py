@@ -4,7 +4,7 @@ import logging
 import pytest
 
 from hpcqa import observe
-from hpcqa.observe import Metrics, Tracker, logged_to, start_logging, track
+from hpcqa.observe import MOST_SHOWN, SOME, Metrics, Tracker, logged_to, start_logging, track
 
 
 class Clock:
@@ -109,6 +109,19 @@ def test_every_rank_has_a_file_and_rank_0_the_console(tmp_path, capsys):
     assert capsys.readouterr().err == "from 0\n"
     for rank in (0, 1):
         assert f"rank {rank} INFO hpcqa.x: from {rank}" in (tmp_path / f"rank{rank}.log").read_text()
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_the_console_shows_the_first_of_many_and_the_file_all(tmp_path, capsys):
+    start_logging(file=tmp_path / "rank0.log")
+    for number in range(MOST_SHOWN + 5):
+        logging.getLogger("hpcqa.x").warning("exposure %d", number, extra=SOME)
+        logging.getLogger("hpcqa.x").warning("table %d", number)
+    shown = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("exposure") for line in shown) == MOST_SHOWN
+    assert sum(line.startswith("table") for line in shown) == MOST_SHOWN + 5
+    assert shown.count("More messages of this kind are in the log file only.") == 1
+    assert (tmp_path / "rank0.log").read_text().count("exposure") == MOST_SHOWN + 5
 
 
 @pytest.mark.usefixtures("logging_restored")

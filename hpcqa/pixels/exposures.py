@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,6 @@ from hpcqa.pixels.measure import Facts
 from hpcqa.pixels.profiles import reference_level
 from hpcqa.pixels.sky import rows_apart
 from hpcqa.pixels.views import CcdViews, failure_of, look
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,23 @@ class CcdRow:
 
 @dataclass(frozen=True)
 class CcdResult:
-    """Views of one CCD, or why there are none: bits of failures.py and what was found, in words."""
+    """Views of one CCD, or why there are none.
+
+    Attributes:
+        views: None where it failed.
+        failed: bits of failures.py.
+        said: what was found, in words.
+        trace: where in hpcqa it failed, if that is a mistake of ours.
+        mask_problem: why its mask was not used; empty if it was, or if there is none.
+        mask_missing: whether a mask was looked for in vain.
+    """
 
     views: CcdViews | None
     failed: int = 0
     said: str = ""
+    trace: str = ""
+    mask_problem: str = ""
+    mask_missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,9 +119,10 @@ def _read_file(
             images: dict[int, ImageHdu] = {}
             for place, row in rows.items():
                 try:
-                    images[place] = file.find(row.image_hdu, row.ccdname)
+                    images[place] = file.find(row.image_hdu, _name_of(row, instruments[row.camera]), row.ccdnum)
                 except DataError as error:
-                    results[place] = CcdResult(None, BIT["missing_hdu"], str(error))
+                    bit = BIT["unreadable_file" if file.damage else "missing_hdu"]
+                    results[place] = CcdResult(None, bit, str(error))
             # In file order, so that the file is read from front to back.
             for place in sorted(images, key=lambda place: images[place].index):
                 results[place] = _read_ccd(
@@ -122,6 +133,11 @@ def _read_file(
     except (DataError, EnvironmentProblem, OSError) as error:
         return _fill(results, rows, _bit_of(error, "unreadable_file"), str(error))
     return _fill(results, rows, BIT["timed_out"], f"{path}: given up after {config.shard.read_timeout:g} s")
+
+
+def _name_of(row: CcdRow, instrument: Instrument) -> str:
+    """The name that the CCD's image should bear, also where the table gives its number only."""
+    return row.ccdname or next((ccd.ccdname for ccd in instrument.ccds if ccd.ccdnum == row.ccdnum), "")
 
 
 def _fill(results: dict[int, CcdResult], rows: Mapping[int, CcdRow], bit: int, said: str) -> dict[int, CcdResult]:
@@ -143,7 +159,7 @@ def _bit_of(error: Exception, otherwise: str) -> int:
 def _masks_of(path: str, rows: Mapping[int, CcdRow], instruments: Mapping[str, Instrument], config: Config) -> MaskFile:
     """The mask file beside an image file."""
     if not config.shard.use_masks:
-        return MaskFile(None)
+        return MaskFile([])
     camera = next(iter(rows.values())).camera
     # Half of the time, so that a mask that stops answering later on leaves the other half to the image.
     return open_mask(Path(path), instruments[camera], config.shard.read_timeout / 2)
@@ -164,12 +180,15 @@ def _read_ccd(
         if failed:
             return CcdResult(None, failed, f"{file.path}[{hdu.index}]: {in_words(failed)}")
         facts = facts_of(row, instrument, mask.problem, file.primary, hdu)
-        return CcdResult(look(pixels, mask.masked, facts, config.views, rest, mask.in_row))
+        views = look(pixels, mask.masked, facts, config.views, rest, mask.in_row)
+        missing = config.shard.use_masks and not mask.found
+        return CcdResult(views, mask_problem=mask.problem, mask_missing=missing)
     except (DataError, EnvironmentProblem, OSError) as error:
         return CcdResult(None, _bit_of(error, "unreadable_pixels"), str(error))
-    except Exception as error:
-        logger.exception("%s[%d]: cannot be measured", file.path, hdu.index)
-        return CcdResult(None, BIT["not_measured"], f"{file.path}[{hdu.index}]: {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is one CCD's; the trace goes to the log
+        said = f"{file.path}[{hdu.index}]: cannot be measured: {type(error).__name__}: {error}"
+        # As text: a traceback itself would hold on to the pixels.
+        return CcdResult(None, BIT["not_measured"], said, traceback.format_exc())
 
 
 _local = threading.local()

@@ -32,18 +32,23 @@ _PLAIN_KINDS = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8
 
 
 class ExposureFile:
-    """An open FITS file with images; reading from several threads at once is safe."""
+    """An open FITS file with images; reading from several threads at once is safe.
+
+    `damage` says in words why the file ends before it should; it is empty for a whole one.
+    """
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
         self.path = source.path
         self.primary: Mapping[str, Any]
-        self.primary, self.images = source.together(lambda: read_headers(source))
-        self._by_name: dict[str, ImageHdu] = {}
+        self.primary, self.images, self.damage = source.together(lambda: read_headers(source))
+        self._by_name: dict[str, list[ImageHdu]] = {}
+        self._by_number: dict[int, list[ImageHdu]] = {}
         for hdu in self.images:
-            for name in (hdu.name.upper(), hdu.header.text("DETPOS").strip().upper()):
-                if name:
-                    self._by_name.setdefault(name, hdu)
+            for name in {hdu.name.upper(), hdu.header.text("DETPOS").strip().upper()} - {""}:
+                self._by_name.setdefault(name, []).append(hdu)
+            if hdu.ccdnum is not None:
+                self._by_number.setdefault(hdu.ccdnum, []).append(hdu)
 
     def __enter__(self) -> ExposureFile:
         return self
@@ -54,20 +59,25 @@ class ExposureFile:
     def close(self) -> None:
         self._source.close()
 
-    def find(self, index: int, ccdname: str = "") -> ImageHdu:
-        """The image of a CCD: by its name if an HDU bears it, else by the number of the HDU.
+    def find(self, index: int, ccdname: str = "", ccdnum: int | None = None) -> ImageHdu:
+        """The image of a CCD: by its name if an HDU bears it, else by its CCDNUM, else by the number of the HDU.
+
+        Among several that bear the same name the one with the right CCDNUM is taken, then that of the right number.
 
         Raises:
-            DataError: no such HDU, or the HDU of that number bears another CCD's name.
+            DataError: no such HDU, or the HDU of that number is another CCD's; says what is wrong with the file.
         """
         wanted = ccdname.strip().upper()
-        if wanted in self._by_name:
-            return self._by_name[wanted]
-        for hdu in self.images:
-            if hdu.index == index and (not wanted or not hdu.name):
-                return hdu
-        found = ", ".join(hdu.name or str(hdu.index) for hdu in self.images) or "none"
-        raise DataError(f"{self.path}: no image HDU {index} named '{ccdname}'; the file has {found}.")
+        named = self._by_name.get(wanted, [])
+        numbered = [] if ccdnum is None else self._by_number.get(ccdnum, [])
+        found = [hdu for hdu in named if hdu in numbered] or named or numbered
+        if not found:
+            found = [hdu for hdu in self.images if hdu.index == index and _may_be(hdu, wanted, ccdnum)]
+        if found:
+            return next((hdu for hdu in found if hdu.index == index), found[0])
+        there = ", ".join(hdu.name or str(hdu.index) for hdu in self.images) or "none"
+        damage = f" It is not whole: {self.damage}" if self.damage else ""
+        raise DataError(f"{self.path}: no image HDU {index} named '{ccdname}'; the file has {there}.{damage}")
 
     def read(self, hdu: ImageHdu, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The whole image.
@@ -238,6 +248,11 @@ def bin_image(image: NDArray[np.float32], step: int, masked: NDArray[np.bool_] |
     mask = _mask_for(masked, (image.shape[0], image.shape[1]))
     decoder.bin_image(np.ascontiguousarray(image, np.float32), mask, masked is not None, step, out)
     return out
+
+
+def _may_be(hdu: ImageHdu, ccdname: str, ccdnum: int | None) -> bool:
+    """Whether nothing in an HDU's header says that it is another CCD's."""
+    return (not ccdname or not hdu.name) and (ccdnum is None or hdu.ccdnum is None)
 
 
 def _target(out: NDArray[Any] | None, shape: tuple[int, int], kind: type) -> NDArray[Any]:

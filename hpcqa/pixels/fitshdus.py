@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hpcqa.errors import DataError
 from hpcqa.pixels.fitsbytes import ByteSource
@@ -12,12 +13,16 @@ from hpcqa.pixels.fitsheader import BLOCK, CARD, Header, end_of_header
 _MAX_HEADER = 4 << 20  # bytes; real ones have 20 kB
 _MAX_PIXELS = 1 << 28
 _MAX_HDUS = 2000
+_NO_NAME = "COMPRESSED_IMAGE"  # what compressing writes as EXTNAME where there is none
 FIRST_LOOK = 4 * BLOCK  # bytes of a header that are read at once
 
 
 @dataclass(frozen=True)
 class ImageHdu:
-    """One image of a file. `index` is the FITS extension number; `shape` is (rows, columns)."""
+    """One image of a file. `index` is the FITS extension number; `shape` is (rows, columns).
+
+    `name` is EXTNAME, or DETPOS where that says nothing; it may be empty.
+    """
 
     index: int
     name: str
@@ -46,17 +51,43 @@ class ImageHdu:
         return self.header.integer("ZBITPIX" if self.compressed else "BITPIX", 0) > 0
 
 
-def read_headers(source: ByteSource) -> tuple[Header, tuple[ImageHdu, ...]]:
-    """Read all headers of a file.
+class Headers(NamedTuple):
+    """The primary header, the whole images in the order of the file, and what is wrong behind them, in words."""
 
-    Returns:
-        The primary header, and the images in the order of the file.
+    primary: Header
+    images: tuple[ImageHdu, ...]
+    damage: str
+
+
+class _Damaged(DataError):
+    """An HDU that is truncated, damaged or absurdly large. Never leaves the module as more than a DataError."""
+
+
+def read_headers(source: ByteSource) -> Headers:
+    """Read all headers of a file, up to the first that is damaged: the images before it are as good as ever.
 
     Raises:
-        DataError: not FITS, truncated, damaged, or absurdly large.
+        DataError: not FITS, or damaged before the first image ends.
     """
+    primary: list[Header] = []
     images: list[ImageHdu] = []
-    primary: Header | None = None
+    try:
+        _walk(source, primary, images)
+    except _Damaged as damage:
+        if not images:
+            raise
+        return Headers(primary[0], tuple(images), str(damage))
+    if not primary:
+        raise DataError(f"{source.path}: holds no FITS header.")
+    return Headers(primary[0], tuple(images), "")
+
+
+def _walk(source: ByteSource, primary: list[Header], images: list[ImageHdu]) -> None:
+    """Go from HDU to HDU and note what is there.
+
+    Raises:
+        _Damaged: the next HDU is not whole.
+    """
     offset = 0
     for index in range(_MAX_HDUS):
         start = source.read(offset, min(FIRST_LOOK, source.size - offset)) if offset < source.size else b""
@@ -66,21 +97,23 @@ def read_headers(source: ByteSource) -> tuple[Header, tuple[ImageHdu, ...]]:
         header, data_offset = _read_header(source, offset, index, start)
         size = _data_size(header, index)
         if size is None or data_offset + size > source.size:
-            raise DataError(
+            raise _Damaged(
                 f"{source.path}[{index}]: truncated or damaged: its data should end at byte "
                 f"{'?' if size is None else data_offset + size}, the file has {source.size}; fetch it again."
             )
-        primary = header if primary is None else primary
+        if not primary:
+            primary.append(header)
         shape = _image_shape(header, index)
         if shape is not None:
             if shape[0] * shape[1] > _MAX_PIXELS:
-                raise DataError(f"{source.path}[{index}]: an image of {shape} pixels is too large.")
-            name = header.text("EXTNAME").strip()
-            images.append(ImageHdu(index, name, shape, header, offset, data_offset, size))
+                raise _Damaged(f"{source.path}[{index}]: an image of {shape} pixels is too large.")
+            images.append(ImageHdu(index, _name(header), shape, header, offset, data_offset, size))
         offset = padded(data_offset + size)
-    if primary is None:
-        raise DataError(f"{source.path}: holds no FITS header.")
-    return primary, tuple(images)
+
+
+def _name(header: Header) -> str:
+    name = header.text("EXTNAME").strip()
+    return header.text("DETPOS").strip() if name.upper() in ("", _NO_NAME) else name
 
 
 def _read_header(source: ByteSource, offset: int, index: int, start: bytes) -> tuple[Header, int]:
@@ -89,14 +122,14 @@ def _read_header(source: ByteSource, offset: int, index: int, start: bytes) -> t
     while True:
         if not raw.startswith(b"SIMPLE  =" if index == 0 else b"XTENSION="):
             what = "not a FITS file" if index == 0 else "damaged: no FITS header where one should begin"
-            raise DataError(f"{source.path}[{index}]: {what}; fetch it again.")
+            raise _Damaged(f"{source.path}[{index}]: {what}; fetch it again.")
         end = end_of_header(raw, searched)
         if end >= 0:
             return Header(raw[:end]), offset + padded(end + CARD)
         searched = max(0, len(raw) - CARD)
         more = min(len(raw), source.size - offset - len(raw))
         if more <= 0 or len(raw) > _MAX_HEADER:
-            raise DataError(f"{source.path}[{index}]: truncated or damaged: its header has no END; fetch it again.")
+            raise _Damaged(f"{source.path}[{index}]: truncated or damaged: its header has no END; fetch it again.")
         raw += source.read(offset + len(raw), more)
 
 

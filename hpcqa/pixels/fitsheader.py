@@ -1,5 +1,6 @@
 """A FITS header as a read-only mapping: parsed lazily, first card wins, tolerant of what pipelines really write.
 
+Keywords are in upper case, as the standard wants them, however they are written.
 Only what hpcqa reads is understood: values of all standard types, CONTINUE strings and HIERARCH names. Comments and
 history are left out. A card that can't be understood has the value None.
 """
@@ -27,7 +28,7 @@ class Header(Mapping[str, Any]):
         self._cards = [text[i : i + CARD] for i in range(0, len(text), CARD)]
         self._places: dict[str, int] = {}
         for place, card in enumerate(self._cards):
-            keyword = card[:8].rstrip()
+            keyword = card[:8].rstrip().upper()
             if keyword == "HIERARCH" and "=" in card:
                 keyword = card[8 : card.index("=")].strip().upper()
             if keyword not in _COMMENTARY:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from hpcqa.errors import DataError
 from hpcqa.instruments.base import CcdContext, Instrument, Region
 from hpcqa.pixels.fits import ExposureFile, open_exposure
+from hpcqa.pixels.fitsbytes import FileMissing
 from hpcqa.pixels.fitshdus import ImageHdu
 
 if TYPE_CHECKING:
@@ -43,14 +44,19 @@ class MaskResult:
 class MaskFile:
     """The mask file of an exposure, opened once for all CCDs; without a file every mask is that of the chip alone."""
 
-    def __init__(self, path: Path | None, timeout: float | None = None) -> None:
+    def __init__(self, paths: Iterable[Path], timeout: float | None = None) -> None:
+        """Args: `paths` where it may be, of which the first that is there is taken; `timeout` as in `open_exposure`."""
         self._file: ExposureFile | None = None
         self._problem = NO_PROBLEM
-        if path is not None:
+        # Opening is the only look at the file system that a time-out guards.
+        for path in paths:
             try:
                 self._file = open_exposure(path, timeout=timeout)
+            except FileMissing:
+                continue
             except DataError as problem:
                 self._problem = str(problem)
+            return
 
     def __enter__(self) -> MaskFile:
         return self
@@ -66,7 +72,7 @@ class MaskFile:
             chip = _of_chip(context, instrument, shape)
             return MaskResult(*chip, self._problem, found=self._problem != NO_PROBLEM)
         try:
-            dq_hdu = self._file.find(hdu.index, hdu.name)
+            dq_hdu = self._file.find(hdu.index, hdu.name, context.ccdnum)
             masked = np.ascontiguousarray(fitted(_marked(self._file, dq_hdu, context, instrument), shape))
         except DataError as problem:
             return MaskResult(*_of_chip(context, instrument, shape), str(problem), found=True)
@@ -119,22 +125,16 @@ def _pixels_to_leave_out(dq: NDArray[np.int32], context: CcdContext, instrument:
 
 def open_mask(image_path: Path, instrument: Instrument, timeout: float | None = None) -> MaskFile:
     """The mask file beside an image, by the camera's file names; with any of the suffixes .fits, .fits.fz, .fits.gz."""
-    return MaskFile(find_mask(image_path, instrument), timeout)
+    return MaskFile(mask_paths(image_path, instrument), timeout)
 
 
-def find_mask(image_path: Path, instrument: Instrument) -> Path | None:
-    """The path of the mask file beside an image, or None if there is none."""
-    return next((path for path in _candidates(image_path, instrument) if path.is_file()), None)
-
-
-def _candidates(image_path: Path, instrument: Instrument) -> Iterator[Path]:
+def mask_paths(image_path: Path, instrument: Instrument) -> list[Path]:
+    """Where the mask file of an image may be, the likeliest first; none if the file name is not the camera's."""
     if instrument.parse_file_name(image_path) is None:
-        return
+        return []
     path = instrument.companion(image_path, "dqmask")
-    yield path
     stem = path.name.removesuffix(".fz").removesuffix(".gz")
-    for suffix in ("", ".fz", ".gz"):
-        yield path.with_name(stem + suffix)
+    return list(dict.fromkeys([path, *(path.with_name(stem + suffix) for suffix in ("", ".fz", ".gz"))]))
 
 
 def chip_mask(context: CcdContext, instrument: Instrument, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -26,7 +26,7 @@ from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError
 from hpcqa.instruments.base import Instrument
-from hpcqa.observe import Tracker
+from hpcqa.observe import SOME, Tracker
 from hpcqa.parallel.ranks import Ranks, usable_cores
 from hpcqa.pixels import failures
 from hpcqa.pixels.exposures import CcdResult, CcdRow, read_exposure, relative_backgrounds
@@ -56,17 +56,23 @@ class ShardPlan:
 
 @dataclass
 class Tally:
-    """What went wrong so far."""
+    """What went wrong so far. `no_mask` and `bad_masks` are numbers of CCDs that were read now."""
 
     seen: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     num_failed: int = 0
+    no_mask: int = 0
+    bad_masks: int = 0
 
     def add(self, failed: np.ndarray) -> None:
         self.seen += len(failed)
         self.num_failed += int(np.count_nonzero(failed))
         for name, number in failures.count(failed).items():
             self.failed[name] = self.failed.get(name, 0) + number
+
+    def add_masks(self, results: Sequence[CcdResult]) -> None:
+        self.no_mask += sum(result.mask_missing for result in results)
+        self.bad_masks += sum(bool(result.mask_problem) for result in results)
 
     def in_words(self) -> str:
         reasons = "; ".join(
@@ -103,7 +109,7 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     with Tracker("shard", total=len(missing), unit="shards", shown=ranks.is_first) as ticker:
         for start in range(0, len(missing), SHARDS_AT_ONCE):
             plans = plan_shards(manifest, missing[start : start + SHARDS_AT_ONCE])
-            for path, failed in write_shards(plans, folder.output("shards"), provenance, config):
+            for path, failed in write_shards(plans, folder.output("shards"), provenance, config, tally):
                 tally.add(failed)
                 notes.add(path)
                 ticker.advance()
@@ -118,6 +124,10 @@ def report(tally: Tally, config: Config) -> None:
         DataError: a larger share of the CCDs than shard.max_failed.
     """
     (logger.warning if tally.num_failed else logger.info)("shard: %s", tally.in_words())
+    if tally.bad_masks:
+        logger.warning("shard: the masks of %d CCDs were not used, for the reasons above", tally.bad_masks)
+    if tally.no_mask:
+        logger.info("shard: %d CCDs have no mask file beside their image", tally.no_mask)
     if tally.seen and tally.num_failed / tally.seen > config.shard.max_failed:
         raise DataError(
             f"{tally.in_words()}; that is more than shard.max_failed={config.shard.max_failed:g}. Check the images "
@@ -257,9 +267,11 @@ def num_workers(config: Config) -> int:
 
 
 def write_shards(
-    plans: Sequence[ShardPlan], shards: Path, provenance: Provenance, config: Config
+    plans: Sequence[ShardPlan], shards: Path, provenance: Provenance, config: Config, tally: Tally | None = None
 ) -> Iterator[tuple[Path, np.ndarray]]:
     """Read the exposures of some shards with threads and write each shard when its last exposure is in.
+
+    Masks that were missing or of no use are counted in `tally`, if there is one.
 
     Yields:
         Path and failure bits of each shard, as they are finished.
@@ -269,13 +281,16 @@ def write_shards(
     open_files: dict[int, ShardFile] = {}
     pool = ThreadPoolExecutor(num_workers(config), thread_name_prefix="shard")
     pending: dict[Future[list[CcdResult]], tuple[ShardPlan, int]] = {}
+    traces: set[str] = set()
     try:
         while _top_up(pool, jobs, pending, cameras, config):
             finished, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
                 plan, place = pending.pop(future)
                 results = future.result()
-                _list_failures(plan.exposures[place], results)
+                list_problems(plan.exposures[place], results, traces)
+                if tally is not None:
+                    tally.add_masks(results)
                 if plan.number not in open_files:
                     path = shards / shard_name(plan.number)
                     open_files[plan.number] = ShardFile(plan, path, provenance, config)
@@ -308,12 +323,24 @@ def _top_up(
     return bool(pending)
 
 
-def _list_failures(rows: Sequence[CcdRow], results: Sequence[CcdResult]) -> None:
-    """Log what failed, one line for each reason, in the words of its first CCD."""
-    said: dict[int, list[tuple[CcdRow, str]]] = {}
+def list_problems(rows: Sequence[CcdRow], results: Sequence[CcdResult], traces: set[str]) -> None:
+    """Log what failed and which masks were of no use, one line for each reason, in the words of its first CCD.
+
+    Args:
+        rows, results: the CCDs of an exposure.
+        traces: where hpcqa failed before; what is new is added, and logged in full.
+    """
+    said: dict[str, list[tuple[CcdRow, str]]] = {}
     for row, result in zip(rows, results, strict=True):
         if result.failed:
-            said.setdefault(result.failed, []).append((row, result.said))
-    for failed in said.values():
-        row, words = failed[0]
-        logger.warning("expnum %d, %d CCDs from %s: %s", row.expnum, len(failed), row.ccdname, words)
+            said.setdefault(failures.in_words(result.failed), []).append((row, result.said))
+        elif result.mask_problem:
+            said.setdefault("mask", []).append((row, f"the mask is not used: {result.mask_problem}"))
+        # The last line has the values, which differ from CCD to CCD.
+        place = result.trace.strip().rpartition("\n")[0]
+        if place and place not in traces:
+            traces.add(place)
+            logger.error("%s\n%s", result.said, result.trace, extra=SOME)
+    for problems in said.values():
+        row, words = problems[0]
+        logger.warning("expnum %d, %d CCDs from %s: %s", row.expnum, len(problems), row.ccdname, words, extra=SOME)

@@ -36,13 +36,20 @@ def check_folders(folders: Sequence[str]) -> list[Path]:
     """The configured image folders.
 
     Raises:
-        ConfigError: one of them is not there.
+        ConfigError: one of them is not there, or has a name that cannot be written down.
     """
     paths = [Path(folder).expanduser().absolute() for folder in folders]
     for path in paths:
         if not path.is_dir():
-            raise ConfigError(f"survey.images: {path} is not a folder; correct the path.")
+            raise ConfigError(f"survey.images: {shown(path)} is not a folder; correct the path.")
+        if shown(path) != str(path):
+            raise ConfigError(f"survey.images: {shown(path)}: the path is not in UTF-8; rename it.")
     return paths
+
+
+def shown(path: Path | str) -> str:
+    """A path as text that can be written down: bytes that are no UTF-8 stand in it by their numbers."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def locate(names: Coded, tables: Coded, folders: Sequence[Path]) -> Located:
@@ -51,7 +58,8 @@ def locate(names: Coded, tables: Coded, folders: Sequence[Path]) -> Located:
     Args:
         names: image file names as the tables give them, relative to an image folder.
         tables: the table of each row; with no `folders`, images lie in images/ beside it.
-        folders: tried in turn, each with the whole relative name and with the bare file name, with .fz or without.
+        folders: tried in turn, each with the whole relative name and then with less and less of its folders, down to
+            the bare file name; with .fz or without.
     """
     combinations, index = pairs(tables.codes, names.codes, len(names.words))
     beside = [[str(Path(table).parent / IMAGES_FOLDER)] for table in tables.words]
@@ -74,7 +82,7 @@ def _find(name: str, roots: Sequence[str], listing: Listing) -> tuple[str, str, 
     if not name:
         return "", "the table gives no image file name", "file"
     for root in roots:
-        for candidate in (name if name.startswith("/") else f"{root}/{name}", f"{root}/{name.rpartition('/')[2]}"):
+        for candidate in _candidates(name, root):
             folder, _, base = candidate.rpartition("/")
             entries = listing(folder) or frozenset()
             # Images are unpacked or packed at times, under the name that says so.
@@ -85,6 +93,13 @@ def _find(name: str, roots: Sequence[str], listing: Listing) -> tuple[str, str, 
     if all(listing(root) is None for root in roots):
         return "", f"no folder {where}", "folder"
     return "", f"no {name} in {where}", "file"
+
+
+def _candidates(name: str, root: str) -> list[str]:
+    """Where an image may be: tables that moved bring the folders of another machine with them."""
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    tails = ["/".join([root, *parts[start:]]) for start in range(len(parts))]
+    return [name if name.startswith("/") else f"{root}/{name}", *tails]
 
 
 def _listing(folder: str) -> frozenset[str] | None:

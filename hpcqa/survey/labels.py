@@ -166,7 +166,7 @@ def find_lists(patterns: Sequence[str]) -> list[tuple[Path, bool]]:
     """Files of paths, folders and glob patterns; True where the path itself was named, so that it must be a list.
 
     Raises:
-        ConfigError: a pattern that matches nothing.
+        ConfigError: a pattern that matches no file.
     """
     found: dict[Path, bool] = {}
     for pattern in patterns:
@@ -176,11 +176,12 @@ def find_lists(patterns: Sequence[str]) -> list[tuple[Path, bool]]:
             continue
         names = [str(path / "**")] if path.is_dir() else [str(path)]
         matches = [Path(name) for name in sorted(glob.glob(names[0], recursive=True))]  # noqa: PTH207
-        if not matches:
-            raise ConfigError(f"survey.labels: {pattern} matches no file; correct the path or the pattern.")
-        for match in matches:
-            if match.is_file():
-                found.setdefault(match, False)
+        files = [match for match in matches if match.is_file()]
+        if not files:
+            what = "is not a plain file" if path.exists() and not path.is_dir() else "matches no file"
+            raise ConfigError(f"survey.labels: {pattern} {what}; correct the path or the pattern.")
+        for file in files:
+            found.setdefault(file, False)
     return list(found.items())
 
 

@@ -15,7 +15,9 @@ from hpcqa.survey.statements import NO_NUMBER, WHOLE, CcdNamer, Reading, parse_e
 HEADERS = KEY_ALIASES | {"expnum"}
 _RANGE = re.compile(r"^\d{4,18}\s*(?:[-–—:]|\.{2,3}|to|thru|through|until)\s*\d{4,18}\b")
 _EXCLUDE_HEADER = re.compile(r"^#\s*date\s+expnum\b", re.IGNORECASE)
-_ENTRY = re.compile(r"^((?:D00)?\d{4,18}(?:\.0+)?)(?:-([A-Za-z]+\d+|\d{1,3}))?(?:[\s,;:/+&#]+(.*))?$")
+_ENTRY = re.compile(
+    r"^((?:D00)?\d{4,18}(?:\.0+)?)(?:(?:-|[_–—](?=[A-Za-z]))([A-Za-z]+\d+|\d{1,3}))?(?:[\s,;:/+&#]+(.*))?$"
+)
 _ONE_MORE_CCD = re.compile(r"^([A-Za-z]+\d+)(?:[\s,;:/+&#]+(.*))?$")
 _BEHIND = re.compile(r"^-?\s*([A-Za-z]+\d+)(?:\s|$)")
 _AND = (",", ";", "/", "+", "&")  # between CCDs of one entry
@@ -29,7 +31,8 @@ def parse_bad_expid(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
     """`EXPNUM[-CCD[,CCD...]] [flag] [text]`; a line that starts with # comments, or heads a section and tells why.
 
     A commented-out entry is not bad. An entry's reason is its own text's and flag's; without a text, its section's.
-    A CCD behind a blank is part of the text: the whole exposure is bad, as legacypipe takes it.
+    A CCD behind a blank is part of the text: the whole exposure is bad, as legacypipe takes it. Where all that follows
+    is numbers as long as the first, they are exposures, too.
     """
     reading = Reading(path, "bad_expid")
     section, section_used, before = "", False, 0
@@ -58,13 +61,25 @@ def parse_bad_expid(lines: list[str], path: Path, namer: CcdNamer) -> Reading:
         if behind and namer.number(behind[1], expnum) is not None:
             reading.skip("a CCD behind a blank (taken as the whole exposure)", number)
         section_used = True
-        more, text = _more_ccds(line, found[3] or "", expnum, namer) if found[2] else ([], (found[3] or "").strip())
+        text = (found[3] or "").strip()
+        more, text = _more_ccds(line, text, expnum, namer) if found[2] else ([], text)
+        others = [] if found[2] else _more_exposures(found[1], text)
+        if others:
+            reading.skip("several exposures on one line (all taken)", number)
+            text = ""
         reasons = _reasons(text, section, before)
         before = reasons
         source = f"{path.name}: {section}" if section else path.name
-        for ccd in (ccdnum, *more):
-            reading.bad(expnum, ccd, reasons, source, number, text or section)
+        for key in ((expnum, ccdnum), *((expnum, ccd) for ccd in more), *((other, WHOLE) for other in others)):
+            reading.bad(*key, reasons, source, number, text or section)
     return reading
+
+
+def _more_exposures(first: str, text: str) -> list[int]:
+    """The exposures of a text that is nothing but numbers as long as the first."""
+    words = re.split(r"[\s,;/+&]+", text.strip(" ,;"))
+    are_numbers = all(word.isascii() and word.isdigit() and len(word) == len(first) for word in words)
+    return [int(word) for word in words] if are_numbers and len(first) > 4 else []
 
 
 def _more_ccds(line: str, rest: str, expnum: int, namer: CcdNamer) -> tuple[list[int], str]:

@@ -23,7 +23,7 @@ from hpcqa.parallel.ranks import Ranks
 from hpcqa.survey import labels, rules, scan, selection, tables, takeover, versions
 from hpcqa.survey.coded import Coded, distinct, pairs
 from hpcqa.survey.cuts import BIT, Ledger, funnel_text, names_of
-from hpcqa.survey.images import Located, check_folders, locate
+from hpcqa.survey.images import Located, check_folders, locate, shown
 from hpcqa.survey.statements import CcdNamer
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,12 @@ def file_digests(folder: RunFolder, paths: Sequence[Path]) -> dict[str, str]:
     """SHA-256 of each file's bytes, by its path in provenance."""
     found = {}
     for path in paths:
+        if shown(path) != str(path):
+            raise DataError(f"{shown(path)}: the path is not in UTF-8; rename it.")
         try:
+            # A pipe can be read only once, and one without a writer never.
+            if not path.is_file() and not path.is_dir() and path.exists():
+                raise DataError(f"{path}: not a plain file; write what it gives to a file, and name that.")
             with path.open("rb") as file:
                 found[folder.relative(path)] = hashlib.file_digest(file, "sha256").hexdigest()
         except PermissionError:
@@ -154,7 +159,7 @@ def build(rows: tables.CcdRows, config: Config, folders: Sequence[Path]) -> dict
         plver=rows.text["plver"],
         plprocid=rows.text["plprocid"],
         preference=lambda some: prefer_images(image, some, modules.values()),
-        table=rows.table,
+        table=rows.table if rows.located is None else located.path,
     )
     for word, instrument in modules.items():
         if instrument is not None:
@@ -174,7 +179,7 @@ def build(rows: tables.CcdRows, config: Config, folders: Sequence[Path]) -> dict
     return {
         "expnum": expnum,
         "ccdnum": ccdnum,
-        "ccdname": rows.text["ccdname"],
+        "ccdname": complete_ccdnames(rows.text["ccdname"], ccdnum, camera, modules),
         "camera": camera,
         "band": band,
         "mjd_obs": mjd_obs,
@@ -214,12 +219,17 @@ def complete_expnums(expnum: np.ndarray, image: Coded, modules: Iterable[Instrum
 def number_ccds(
     ledger: Ledger, rows: tables.CcdRows, camera: Coded, modules: dict[str, Instrument | None]
 ) -> np.ndarray:
-    """CCD numbers: by name where the camera knows it, else as the table says: int32 (N,); -1 unknown."""
+    """CCD numbers: by name where the camera knows it, else as the table says, else the digits of the name.
+
+    int32 (N,); -1 unknown.
+    """
     ccdname = rows.text["ccdname"]
     combinations, index = pairs(camera.codes, ccdname.codes, len(ccdname.words))
-    by_name = [_ccd_by_name(modules[camera.words[first]], ccdname.words[second]) for first, second in combinations]
-    numbers = Coded(index.astype(np.int32), ()).take(by_name, np.int64)
-    numbers = np.where(numbers >= 0, numbers, rows.numbers["ccdnum"])
+    words = [(modules[camera.words[first]], ccdname.words[second]) for first, second in combinations]
+    code = Coded(index.astype(np.int32), ())
+    known = code.take([_known_ccd(module, word) for module, word in words], np.int64)
+    numbers = np.where(known >= 0, known, rows.numbers["ccdnum"])
+    numbers = np.where(numbers >= 0, numbers, code.take([_digits_of(word) for _, word in words], np.int64))
     legal = np.ones(len(rows), bool)
     for word, module in modules.items():
         if module is not None:
@@ -229,10 +239,28 @@ def number_ccds(
     return numbers.astype(np.int32)
 
 
-def _ccd_by_name(module: Instrument | None, ccdname: str) -> int:
+def complete_ccdnames(
+    ccdname: Coded, ccdnum: np.ndarray, camera: Coded, modules: dict[str, Instrument | None]
+) -> Coded:
+    """The CCDs' names, by number where the table has none and the camera knows it."""
+    rows = np.flatnonzero(ccdname.ask(lambda word: not word, bool))
+    if not len(rows):
+        return ccdname
+    largest = int(ccdnum.max()) + 2
+    combinations, index = pairs(camera.codes[rows], ccdnum[rows] + 1, largest)
+    names = {word: {ccd.ccdnum: ccd.ccdname for ccd in module.ccds} for word, module in modules.items() if module}
+    found = [names.get(camera.words[first], {}).get(second - 1, "") for first, second in combinations]
+    codes = ccdname.codes.copy()
+    codes[rows] = len(ccdname.words) + index
+    return Coded(codes, (*ccdname.words, *found))
+
+
+def _known_ccd(module: Instrument | None, ccdname: str) -> int:
     number = module.ccdnum_of(ccdname) if module is not None else None
-    if number is not None:
-        return number
+    return -1 if number is None else number
+
+
+def _digits_of(ccdname: str) -> int:
     digits = ccdname.lower().removeprefix("ccd").removeprefix("im")
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 4 else -1
 
@@ -253,11 +281,14 @@ def name_bands(ledger: Ledger, text: Coded, camera: Coded, modules: dict[str, In
 
 
 def cut_missing(ledger: Ledger, located: Located, rows: tables.CcdRows) -> None:
-    """Cut the rows without an image; one warning for each table says how many."""
+    """Cut the rows without an image; one warning for each table says how many, and one how many are unreadable."""
     ledger.add("no_folder", located.no_folder, located.problem)
     ledger.add("no_file", located.no_file, located.problem)
-    if located.unreadable is not None:
+    if located.unreadable is not None and located.unreadable.any():
         ledger.add("unreadable", located.unreadable, located.problem)
+        first = int(np.flatnonzero(located.unreadable)[0])
+        path, said = (column.words[column.codes[first]] for column in (located.path, located.problem))
+        logger.warning("%d files cannot be read, first: %s: %s.", located.unreadable.sum(), path, said.rstrip("."))
     missing = located.no_folder | located.no_file
     for code, count in enumerate(np.bincount(rows.table.codes[missing], minlength=len(rows.table.words))):
         if count:

@@ -72,8 +72,8 @@ def load() -> Rules:
 
 
 def plain(text: str) -> str:
-    """Text as rules see it: lower case, '_' as blank, references in brackets left out."""
-    return _REFERENCE.sub(" ", text.lower().replace("_", " ")).strip()
+    """Text as rules see it: lower case, '_' as blank, references in brackets left out, single blanks."""
+    return " ".join(_REFERENCE.sub(" ", text.lower().replace("_", " ")).split())
 
 
 @cache

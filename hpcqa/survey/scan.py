@@ -20,13 +20,14 @@ from hpcqa.errors import DataError
 from hpcqa.instruments.base import FileName, Instrument
 from hpcqa.observe import track
 from hpcqa.survey.coded import Coded, CodedBuilder
-from hpcqa.survey.images import Located
+from hpcqa.survey.images import Located, shown
 from hpcqa.survey.tables import CcdRows, wanted_columns
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".fits", ".fits.fz", ".fits.gz")
 WORKERS = 4
+NO_NAME = "COMPRESSED_IMAGE"  # what compressing writes as EXTNAME where there is none
 # Header keywords of each column, tried in turn in the extension and then in the primary header.
 KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "expnum": ("EXPNUM",),
@@ -71,8 +72,12 @@ def find_images(folders: Sequence[Path], prefer: str) -> list[Found]:
                 if entry is not None:
                     found.append(entry)
     if not found:
-        raise DataError(f"{', '.join(map(str, folders))}: no image files; expected names such as {SUFFIXES[1]} gives.")
+        raise DataError(f"{', '.join(map(str, folders))}: no image files; expected names that end in {_in_words()}.")
     return found
+
+
+def _in_words() -> str:
+    return f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
 def _warn(error: OSError) -> None:
@@ -105,9 +110,9 @@ def listing_digest(found: Sequence[Found]) -> str:
     for entry in found:
         try:
             about = entry.path.stat()
-            digest.update(f"{entry.path}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(entry.path) + f"\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
         except OSError:
-            digest.update(f"{entry.path}\0gone\n".encode())
+            digest.update(os.fsencode(entry.path) + b"\0gone\n")
     return digest.hexdigest()
 
 
@@ -140,7 +145,7 @@ def _located(records: Sequence[Mapping[str, Any]]) -> Located:
     none = np.zeros(len(records), bool)
     problems = [str(record.get("problem", "")) for record in records]
     return Located(
-        path=_coded([str(record["path"]) for record in records]),
+        path=_coded([shown(record["path"]) for record in records]),
         problem=_coded(problems),
         no_folder=none,
         no_file=none,
@@ -168,13 +173,18 @@ def _read_one(entry: Found) -> list[dict[str, Any]]:
     base: dict[str, Any] = {
         "path": entry.path,
         "root": entry.root,
-        "image_filename": entry.path.name,
+        "image_filename": shown(entry.path.name),
         "camera": entry.instrument.cameras[0] if entry.instrument is not None else "unknown",
         "band": entry.name.band if entry.name is not None else "",
         "expnum": entry.name.expnum if entry.name is not None else 0,
         "ccdname": entry.name.ccdname if entry.name is not None else "",
     }
+    if shown(entry.path) != str(entry.path):
+        return [{**base, "problem": "the file's path is not in UTF-8; rename it"}]
     try:
+        # A pipe would never answer.
+        if not entry.path.is_file():
+            return [{**base, "problem": "not a plain file, or gone"}]
         rows = _read_extensions(entry.path)
     except Exception as error:  # noqa: BLE001 - a damaged file fails anywhere in astropy; it becomes a row
         said = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -185,7 +195,7 @@ def _read_one(entry: Found) -> list[dict[str, Any]]:
 
 
 def _is_blank(value: Any) -> bool:
-    return value is None or str(value).strip() in ("", "0")
+    return value is None or str(value).strip() in ("", "0", NO_NAME)
 
 
 def _read_extensions(path: Path) -> list[dict[str, Any]]:
@@ -210,7 +220,7 @@ def centre(header: Mapping[str, Any]) -> tuple[float, float]:
     Good to a fraction of a CCD, which is what cuts by position need.
     """
     names = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
-    ra, dec, x0, y0, *matrix = (_number(header.get(name), math.nan) for name in names)
+    ra, dec, x0, y0, *matrix = (_number(_value(header, name), math.nan) for name in names)
     columns, rows = (_number(_look_up(KEYWORDS[name], header, header), math.nan) for name in ("width", "height"))
     right, up = (columns + 1) / 2 - x0, (rows + 1) / 2 - y0
     dec_here = dec + matrix[2] * right + matrix[3] * up
@@ -225,7 +235,17 @@ def _is_table(header: Any) -> bool:
 def _look_up(keywords: Sequence[str], header: Any, primary: Any) -> Any:
     for source in (header, primary):
         for keyword in keywords:
-            value = source.get(keyword)
+            value = _value(source, keyword)
             if not _is_blank(value):
                 return value
     return None
+
+
+def _value(header: Any, keyword: str) -> Any:
+    """A header's value; None where there is none, or its card does not parse."""
+    from astropy.io.fits import VerifyError
+
+    try:
+        return header.get(keyword)
+    except VerifyError:
+        return None

@@ -100,8 +100,11 @@ def read_expnums(path: Path, key: str) -> np.ndarray:
         ConfigError: no such file.
         DataError: a line that does not start with a number.
     """
+    path = path.expanduser()
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{key}={path}: not a plain file; correct the path.")
     try:
-        lines = path.expanduser().read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise ConfigError(f"{key}={path}: not found; correct the path.") from None
     except (OSError, UnicodeDecodeError) as error:

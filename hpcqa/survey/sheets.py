@@ -1,7 +1,7 @@
 """Label tables with named columns: hpcqa's own CSV (also the truth of a simulation), reviewers' sheets, exclude tables.
 
-Cells may be cut at commas, semicolons, tabs or blanks; the header may follow a title; the key may be called exposure or
-visit, or be split into day_obs and seq_num, as Rubin does.
+Cells may be cut at commas, semicolons, tabs, bars or blanks; the header may follow a title; the key may be called
+exposure or visit, or be split into day_obs and seq_num, as Rubin does.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ KEY_ALIASES = frozenset(
         "exp_id",
         "exposure_number",
         "exp_num",
+        "expname",
         "expno",
         "visit_id",
         "visitid",
@@ -39,14 +40,29 @@ KEY_ALIASES = frozenset(
 DAY_AND_NUMBER = ("day_obs", "seq_num")
 ALIASES = dict.fromkeys(KEY_ALIASES, "expnum") | {
     "ccdname": "ccdnum", "ccd": "ccdnum", "detector": "ccdnum", "extname": "ccdnum", "detpos": "ccdnum",
-    "bad": "verdict", "badexp": "verdict", "is_bad": "verdict",
-    "reason": "reasons", "problem": "reasons", "problems": "reasons", "why": "reasons", "cause": "reasons",
+    "bad": "verdict", "badexp": "verdict", "is_bad": "verdict", "status": "verdict", "label": "verdict",
+    "quality": "verdict", "decision": "verdict", "judgement": "verdict", "judgment": "verdict", "vote": "verdict",
+    "is_good": "good", "goodexp": "good",
+    "reason": "reasons", "class": "reasons", "category": "reasons", "defect": "reasons", "artefact": "reasons",
+    "artifact": "reasons", "problem": "reasons", "problems": "reasons", "why": "reasons", "cause": "reasons",
     "comments": "comment", "note": "comment", "notes": "comment", "remark": "comment", "remarks": "comment",
     "dayobs": "day_obs", "seqnum": "seq_num", "analyst": "reviewer",
 }  # fmt: skip
 # Columns that may stand beside ours in a table cut at blanks.
 KNOWN_BESIDE = frozenset(
-    {"date", "night", "nite", "band", "filter", "reviewer", "image_hdu", "vi_source", "mjd_obs", *DAY_AND_NUMBER}
+    {
+        "good",
+        "date",
+        "night",
+        "nite",
+        "band",
+        "filter",
+        "reviewer",
+        "image_hdu",
+        "vi_source",
+        "mjd_obs",
+        *DAY_AND_NUMBER,
+    }
 )
 MOST_TITLE_LINES = 20
 # A share or a count of what is bad is nobody's vote.
@@ -59,6 +75,11 @@ UNSURE = frozenset(
 WHOLE_WORDS = frozenset({"", "-1", "nan", "none", "null", "na", "n/a", "--", "all", "whole", "*"})
 WORDS = ("reason", "reasons", "comment", "comments", "note", "notes")  # a reviewer's, behind the name
 Row = tuple[int, Mapping[str, str]]  # line number, cells by name
+
+
+# What a cell may say in a column that asks whether the exposure is good; and a whole reason that is none.
+_IS_GOOD = {word: word in YES for word in ("1", "true", "t", "yes", "y", "0", "false", "f", "no", "n")}
+_NOTHING_BAD = frozenset({"good", "ok", "okay", "fine"})
 
 
 def vote(text: str) -> bool | None:
@@ -86,7 +107,7 @@ def kind_of(names: Sequence[str]) -> str:
     """review, own or table; empty where nothing says what is bad. A list of exposures and CCDs alone is a table."""
     if any(_VOTE.match(name) for name in names):
         return "review"
-    if "verdict" in names:
+    if {"verdict", "good"} & set(names):
         return "own"
     is_bare = set(names) <= {"expnum", "ccdnum", "reviewer", *DAY_AND_NUMBER}
     return "table" if is_bare or "reasons" in names or "comment" in names else ""
@@ -102,19 +123,26 @@ def find_header(lines: Sequence[str]) -> Header | None:
     told = [place for place, line in enumerate(lines) if line.strip()]
     for place in told[:MOST_TITLE_LINES]:
         line = lines[place]
-        for delimiter in ",;\t ":
+        for delimiter in ",;\t| ":
             cells = next(_cut([line], delimiter), (0, []))[1]
             is_comment = bool(cells) and cells[0].startswith("#")
-            names = [_our_name(cell.lstrip("# "), aliases=not is_comment) for cell in cells if cell != "#"]
+            names = _our_names([cell.lstrip("# ") for cell in cells if cell != "#"], aliases=not is_comment)
             # A sentence has blanks too: there every word must be a column's name.
             if has_key(names) and (delimiter != " " or set(names) <= {*OWN_COLUMNS, *KNOWN_BESIDE}):
                 return Header(place, delimiter, tuple(names))
     return None
 
 
-def _our_name(cell: str, *, aliases: bool) -> str:
-    name = re.sub(r"\W+", "_", cell.strip().lower()).strip("_")
-    return ALIASES.get(name, name) if aliases or name not in KEY_ALIASES else name
+def _our_names(cells: Sequence[str], *, aliases: bool) -> list[str]:
+    """The columns by our names; one that goes by another name keeps it where ours is there already."""
+    plain = [re.sub(r"\W+", "_", cell.strip().lower()).strip("_") for cell in cells]
+    taken = set(plain) & set(ALIASES.values())
+    names = []
+    for name in plain:
+        ours = ALIASES.get(name, name) if aliases or name not in KEY_ALIASES else name
+        names.append(name if ours in taken else ours)
+        taken.add(ours)
+    return names
 
 
 def _cut(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -137,9 +165,7 @@ def _cut(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str]]
         except csv.Error:  # a cell beyond csv's limit
             pass
         if before < len(clean):
-            cells = next(
-                csv.reader([clean[before]], delimiter=delimiter, quoting=csv.QUOTE_NONE, skipinitialspace=True)
-            )
+            cells = clean[before].split(None if delimiter == " " else delimiter)
             yield before + 1, [cell.strip() for cell in cells]
         start = before + 1
 
@@ -169,7 +195,7 @@ def read_fits(path: Path) -> tuple[list[str], list[Row]]:
             warnings.simplefilter("ignore")
             for hdu in file:
                 if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
-                    names = [_our_name(name, aliases=True) for name in hdu.columns.names]
+                    names = _our_names(hdu.columns.names, aliases=True)
                     if has_key(names):
                         cells = [[str(value).strip() for value in np.asarray(hdu.data[name]).tolist()]
                                  for name in hdu.columns.names]  # fmt: skip
@@ -183,17 +209,18 @@ def read_fits(path: Path) -> tuple[list[str], list[Row]]:
 def parse_own(rows: Sequence[Row], path: Path, namer: CcdNamer) -> Reading:
     """`expnum,ccdnum,verdict,reasons,severity,comment`; ccdnum empty or -1 is the whole exposure; reasons join by |.
 
-    Without a verdict column it is a list of what is bad, as DES and DELVE exchange their exclude lists.
+    Without a verdict column it is a list of what is bad, as DES and DELVE exchange their exclude lists; a row whose
+    whole reason is "good" is not.
     """
-    reading = Reading(path, "hpcqa" if any("verdict" in row for _, row in rows) else "table")
+    reading = Reading(path, "hpcqa" if any({"verdict", "good"} & set(row) for _, row in rows) else "table")
     for line, row in rows:
-        expnum, verdict = _expnum(row), row.get("verdict", "bad")
-        bad = vote(verdict)
+        expnum = _expnum(row)
+        bad, verdict = _verdict(row)
         if expnum is None or bad is None:
             reading.skip(NO_NUMBER if expnum is None else _no_vote(verdict), line)
             continue
-        reasons = _named(row.get("reasons", ""))
         text = row.get("comment", "") or row.get("reasons", "")
+        reasons = _named(row.get("reasons", "")) | (rules.parse(verdict) if vote(verdict) is None else 0)
         reviewer = row.get("reviewer", "")
         for ccdnum in _ccds(row, expnum, line, reading, namer):
             reading.statements.append(
@@ -209,6 +236,18 @@ def parse_own(rows: Sequence[Row], path: Path, namer: CcdNamer) -> Reading:
                 )
             )
     return reading
+
+
+def _verdict(row: Mapping[str, str]) -> tuple[bool | None, str]:
+    """What a row says of its exposure, as `vote`, and in which words: a reason for a verdict is one, too."""
+    if "verdict" in row:
+        bad = vote(row["verdict"])
+        return True if bad is None and rules.parse(row["verdict"]) else bad, row["verdict"]
+    if "good" in row:
+        good = _IS_GOOD.get(_bare(row["good"]))
+        return None if good is None else not good, row["good"]
+    text = row.get("reasons", "") or row.get("comment", "")
+    return _bare(text) not in _NOTHING_BAD, "good" if _bare(text) in _NOTHING_BAD else "bad"
 
 
 def _expnum(row: Mapping[str, str]) -> int | None:

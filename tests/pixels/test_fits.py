@@ -55,6 +55,65 @@ def test_a_ccd_is_found_by_name_before_number(exposure_path):
             exposure.find(9)
 
 
+def write_ccds(path, *headers):
+    """Images that bear their own place; COMPRESSED_IMAGE is what astropy and fpack write for no name."""
+    hdus = [fits.PrimaryHDU()]
+    for place, header in enumerate(headers, start=1):
+        hdus.append(fits.CompImageHDU(np.full((20, 30), place, "i4"), compression_type="RICE_1"))
+        hdus[-1].header.update(header)
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [{"CCDNUM": 3}, {"CCDNUM": 1}],
+        [{"CCDNUM": 3, "EXTNAME": "im1"}, {"CCDNUM": 1, "EXTNAME": "im2"}],
+        [{"CCDNUM": 3, "EXTNAME": "SCI"}, {"CCDNUM": 1, "EXTNAME": "SCI"}],
+        [{"DETPOS": "S31"}, {"DETPOS": "S29"}],
+        [{"EXTNAME": "s31"}, {"EXTNAME": "s29"}],
+    ],
+)
+def test_a_ccd_is_found_by_whatever_the_file_says_of_it(tmp_path, headers):
+    with open_exposure(write_ccds(tmp_path / "a.fits", *headers)) as exposure:
+        assert exposure.find(1, "S29", 1).index == 2
+        assert exposure.find(2, "S31", 3).index == 1
+        with pytest.raises(DataError, match="no image HDU 1 named 'N4'"):
+            exposure.find(1, "N4", 35)
+
+
+def test_among_equal_names_the_number_of_the_hdu_counts(tmp_path):
+    with open_exposure(write_ccds(tmp_path / "a.fits", {"EXTNAME": "SCI"}, {"EXTNAME": "SCI"})) as exposure:
+        assert [exposure.find(index, "SCI", 7).index for index in (1, 2, 9)] == [1, 2, 1]
+
+
+def test_where_nothing_tells_the_ccd_the_number_of_the_hdu_does(tmp_path):
+    with open_exposure(write_ccds(tmp_path / "a.fits", {}, {"CCDNUM": 3})) as exposure:
+        assert exposure.find(1, "S29", 1).index == 1
+        with pytest.raises(DataError, match="no image HDU 2 named 'S29'; the file has 1, 2"):
+            exposure.find(2, "S29", 1)
+
+
+def test_keywords_in_lower_case_count(tmp_path):
+    path = write_ccds(tmp_path / "a.fits", {"EXTNAME": "S31", "CCDNUM": 3}, {"EXTNAME": "S29", "CCDNUM": 1})
+    path.write_bytes(path.read_bytes().replace(b"EXTNAME =", b"extname =").replace(b"CCDNUM  =", b"ccdnum  ="))
+    with open_exposure(path) as exposure:
+        assert exposure.find(1, "S29").index == 2
+        assert exposure.images[0].ccdnum == 3
+
+
+@pytest.mark.parametrize("behind", [b"junk" * 2000, b"XTENSION= 'IMAGE   '", b"\xff" * 2880])
+def test_what_lies_before_damage_is_read(exposure_path, behind):
+    with exposure_path.open("ab") as file:
+        file.write(behind)
+    with open_exposure(exposure_path) as exposure:
+        assert len(exposure.images) == 3
+        assert "damaged" in exposure.damage
+        with pytest.raises(DataError, match=r"no image HDU 4 named 'N5'.* It is not whole: .*damaged"):
+            exposure.find(4, "N5", 36)
+
+
 def test_threads_read_the_same_as_one(exposure_path):
     with open_exposure(exposure_path) as exposure:
         alone = [exposure.read(hdu) for hdu in exposure.images]
@@ -150,6 +209,12 @@ def test_every_truncation_is_told(exposure_path, tmp_path):
             # A cut between two HDUs, or in the filling before the next, leaves a complete, shorter file.
             with open_exposure(tmp_path / "cut.fits") as exposure:
                 assert len(exposure.images) < 3
+        elif size > ends[1]:
+            with open_exposure(tmp_path / "cut.fits") as exposure:
+                assert len(exposure.images) == sum(end <= size for end in ends) - 1
+                assert "truncated" in exposure.damage
+                with pytest.raises(DataError, match=r"cut\.fits.* It is not whole"):
+                    exposure.find(3, "N4")
         else:
             with pytest.raises(DataError, match=r"cut\.fits"):
                 open_exposure(tmp_path / "cut.fits")
@@ -170,8 +235,9 @@ def test_zeros_after_the_last_hdu_are_filling_and_text_is_not(tmp_path):
     with open_exposure(tmp_path / "a.fits") as exposure:
         assert len(exposure.images) == 1
     (tmp_path / "a.fits").write_bytes(raw + b"garbage" * 500)
-    with pytest.raises(DataError, match="no FITS header where one should begin"):
-        open_exposure(tmp_path / "a.fits")
+    with open_exposure(tmp_path / "a.fits") as exposure:
+        assert len(exposure.images) == 1
+        assert "no FITS header where one should begin" in exposure.damage
 
 
 def test_a_file_that_changes_while_it_is_read(exposure_path):

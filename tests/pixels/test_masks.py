@@ -1,5 +1,7 @@
 """Masks: the file beside the image by its version's rules, the chip's bad regions, and masks that are wrong."""
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ from astropy.io import fits
 from hpcqa.errors import DataError
 from hpcqa.instruments import get
 from hpcqa.instruments.base import CcdContext
+from hpcqa.pixels import fitsbytes
 from hpcqa.pixels.fits import open_exposure
-from hpcqa.pixels.masks import EVERYTHING_MASKED, chip_mask, find_mask, fitted, open_mask
+from hpcqa.pixels.masks import EVERYTHING_MASKED, chip_mask, fitted, mask_paths, open_mask
 
 CAMERA = get("minicam")
 NAME = "mc4_250105_012345_oo{}_g_v1.fits{}"
@@ -72,7 +75,7 @@ def test_no_mask_file_is_no_problem(tmp_path):
 
 
 def test_names_of_another_camera_have_no_mask(tmp_path):
-    assert find_mask(tmp_path / "deep2g_ra352_1-ccd1.fits", CAMERA) is None
+    assert mask_paths(tmp_path / "deep2g_ra352_1-ccd1.fits", CAMERA) == []
 
 
 def test_everything_masked_is_a_problem_of_the_mask(tmp_path):
@@ -95,13 +98,38 @@ def test_the_name_counts_before_the_number(tmp_path, dq):
 
 def test_damaged_masks_are_a_problem_and_no_error(tmp_path, dq):
     path = write_pair(tmp_path, dq)
-    mask = find_mask(path, CAMERA)
+    mask = mask_paths(path, CAMERA)[0]
     mask.write_bytes(mask.read_bytes()[:4000])
     found = load(path)
     assert "truncated" in found.problem
     assert not found.masked.any()
     mask.write_bytes(b"")
     assert "empty" in load(path).problem
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_a_problem_and_does_not_hang(tmp_path, make):
+    path = write_pair(tmp_path)
+    make(mask_paths(path, CAMERA)[0])
+    found = load(path)
+    assert found.found
+    assert "is not a plain file" in found.problem
+
+
+def test_a_file_system_that_does_not_answer_is_waited_for_once(tmp_path, monkeypatch):
+    path, asked = write_pair(tmp_path), []
+    monkeypatch.setattr(fitsbytes.ByteSource, "_open", lambda source: asked.append(source.path) or time.sleep(2))
+    with open_mask(path, CAMERA, timeout=0.1) as masks:
+        assert "no answer" in masks._problem
+    assert len(asked) == 1
+
+
+def test_masks_are_found_by_ccdnum_too(tmp_path, dq):
+    path = write_pair(tmp_path)
+    hdus = [fits.PrimaryHDU(), *(fits.CompImageHDU(dq * k) for k in (0, 1))]
+    hdus[1].header["CCDNUM"], hdus[2].header["CCDNUM"] = 6, 5
+    fits.HDUList(hdus).writeto(mask_paths(path, CAMERA)[0])
+    assert load(path).masked.any()
 
 
 def test_a_border_of_one_pixel_is_cut_off(tmp_path):

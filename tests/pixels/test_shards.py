@@ -1,10 +1,12 @@
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +145,25 @@ def test_masks_beside_the_images_are_used(survey):
     assert share[:3].tolist() == [0.25, 0.25, 0.0]
     assert problem[:4].tolist() == [0, 0, 1, 0]
     assert not column(survey, "failed").any()
+
+
+def test_masks_of_no_use_are_told(survey, caplog):
+    for expnum, name in ((1000, "_ood_"), (1001, "_oow_")):
+        path = Path(str(survey.images[expnum]).replace("_ooi_", name))
+        path.write_bytes(b"<html>404</html>" * 1000)
+    with caplog.at_level("INFO"):
+        run(survey)
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("the mask is not used" in line for line in said) == 1
+    assert any(re.search("expnum 1000, 3 CCDs from .*: the mask is not used: .*_ood_.* not a FITS", s) for s in said)
+    assert "shard: the masks of 3 CCDs were not used, for the reasons above" in said
+    assert "shard: 9 CCDs have no mask file beside their image" in said
+
+
+def test_masks_that_nobody_wants_are_not_missed(survey, caplog):
+    with caplog.at_level("INFO"):
+        run(survey, use_masks=False)
+    assert "mask" not in caplog.text
 
 
 # Faults ---------------------------------------------------------------------------------------------------------------
@@ -315,6 +336,17 @@ def test_an_image_that_breaks_the_measuring_is_a_row(survey, monkeypatch):
     monkeypatch.setattr(exposures, "look", broken)
     run(survey)
     assert column(survey, "failed")[9:].tolist() == [0, BIT["not_measured"], 0]
+
+
+def test_a_mistake_of_ours_shows_where_once(survey, monkeypatch, caplog):
+    def broken(pixels, *_):
+        raise ZeroDivisionError(f"a mistake of ours at {pixels[0, 0]}")
+
+    monkeypatch.setattr(exposures, "look", broken)
+    with pytest.raises(DataError, match="12 not_measured"):
+        run(survey)
+    assert caplog.text.count("Traceback") == 1
+    assert caplog.text.count("cannot be measured: ZeroDivisionError: a mistake of ours at") == 1 + 4
 
 
 def test_too_many_failures_end_with_an_error(survey):

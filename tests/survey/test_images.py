@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,17 @@ def test_beside_the_table_and_in_folders(tmp_path):
     folders = images.locate(files, table, [tmp_path / "images", tmp_path / "flat"])
     assert folders.path.expand()[1] == str(tmp_path / "flat/b.fits.fz")
     assert folders.no_file.tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/elsewhere/images/cam/n/a.fits.fz", "../dr9/images/cam/n/a.fits.fz", "./cam//n/a.fits.fz", "dr9/cam/n/a.fits"],
+)
+def test_folders_of_another_machine_are_left_out(tmp_path, name):
+    (tmp_path / "images" / "cam" / "n").mkdir(parents=True)
+    (tmp_path / "images" / "cam" / "n" / "a.fits.fz").touch()
+    found = images.locate(names(name), constant(str(tmp_path / "t.fits"), 1), [])
+    assert Path(found.path.expand()[0]).resolve() == tmp_path / "images/cam/n/a.fits.fz"
 
 
 def test_no_folder_is_told_from_no_file(tmp_path):

@@ -314,3 +314,19 @@ def test_written_entries_read_back(entries):
     lines = [f"{expnum}-{ccd.ccdname}" for expnum, ccd in entries]
     reading = lists.parse_bad_expid(lines, PATH, NAMER)
     assert [(item.expnum, item.ccdnum) for item in reading.statements] == [(e, c.ccdnum) for e, c in entries]
+
+
+def test_several_exposures_on_a_line_are_all_bad():
+    reading = bad_expid("# ghosts\n346664 346665, 346666\n346667 2017\n")
+    assert said(reading) == [(n, -1, ["ghost"]) for n in (346664, 346665, 346666)] + [(346667, -1, ["other"])]
+    assert reading.left_out == {"several exposures on one line (all taken)": [2]}
+
+
+@pytest.mark.parametrize("between", ["-", "_", "\u2013", "\u2014"])
+def test_whatever_dash_joins_a_ccd(between):
+    assert said(bad_expid(f"346664{between}{CCD.ccdname} ghost\n")) == [(346664, CCD.ccdnum, ["ghost"])]
+
+
+@pytest.mark.parametrize("same", ["same", "ditto", '"', "as above", "idem."])
+def test_words_that_repeat_a_reason(same):
+    assert said(bad_expid(f"346664 ghost\n346665 3  {same}\n")) == [(n, -1, ["ghost"]) for n in (346664, 346665)]

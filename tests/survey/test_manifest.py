@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcqa import instruments
 from hpcqa.artifacts.catalog import LABELS, MANIFEST
 from hpcqa.artifacts.store import read_provenance, verify
 from hpcqa.errors import ConfigError, DataError
@@ -47,6 +49,15 @@ def test_each_way_of_being_unusable_is_its_own_reason(tmp_path):
     assert got["cut_detail"][:4].tolist()[0] == "camera 90prime"
     assert "none.fits.fz" in got["cut_detail"][3]
     assert all(bool(text) == bool(bits) for text, bits in zip(got["cut_detail"], got["cuts"], strict=True))
+
+
+def test_a_ccd_is_numbered_by_its_name_then_by_its_number_then_by_digits(tmp_path):
+    table = small_survey(tmp_path, exposures=(1001,), ccds=("N1", "im3", "ccd5", ""), ccdnum=[7, 4, -1, 6])
+    got = run_manifest(tmp_path / "run", [table])
+    assert got["ccdnum"].tolist() == [8, 4, 5, 6]
+    names = {ccd.ccdnum: ccd.ccdname for ccd in instruments.get("minicam").ccds}
+    assert got["ccdname"].tolist() == ["N1", "im3", "ccd5", names[6]]
+    assert cuts_of(got) == [""] * 4
 
 
 def test_settings_cut_and_the_funnel_is_logged(tmp_path, caplog):
@@ -202,3 +213,31 @@ def test_real_cut_outs_without_their_tables(tmp_path, shared_data):
     assert set(got["expnum"][kept]) >= {695765, 396388, 630780}
     assert (got["width"][kept] > 0).all()
     assert all(got["cut_detail"][~kept])
+
+
+def test_what_is_no_plain_file_is_told_at_once(tmp_path):
+    table = small_survey(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").mkdir()
+    for section, error, words in (
+        ({"survey": {"tables": [str(tmp_path / "pipe")]}}, DataError, "not a plain file"),
+        ({"survey": {"labels": [str(tmp_path / "pipe")]}}, ConfigError, "not a plain file"),
+        ({"survey": {"labels": [str(tmp_path / "empty")]}}, ConfigError, "matches no file"),
+        ({"manifest": {"only": str(tmp_path / "pipe")}}, ConfigError, "not a plain file"),
+    ):
+        with pytest.raises(error, match=words):
+            run_manifest(tmp_path / "run", [] if "tables" in section.get("survey", {}) else [table], **section)
+
+
+def test_names_that_are_not_utf_8_are_told(tmp_path):
+    table = small_survey(tmp_path)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.txt"))
+    odd.write_text("1001 clouds\n")
+    with pytest.raises(DataError, match=r"b\\udcff\.txt: the path is not in UTF-8; rename it"):
+        run_manifest(tmp_path / "run", [table], survey={"labels": [str(tmp_path / "b*.txt")]})
+
+
+def test_a_list_of_exposures_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "only.txt").write_bytes(b"\xef\xbb\xbf1001\r\n")
+    got = run_manifest(tmp_path / "run", [small_survey(tmp_path)], manifest={"only": str(tmp_path / "only.txt")})
+    assert cuts_of(got) == ["", "", "not_listed", "not_listed"]

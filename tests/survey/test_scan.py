@@ -108,3 +108,55 @@ def test_no_images_at_all(tmp_path):
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match="no image files"):
         scan(tmp_path)
+
+
+def test_names_that_are_not_utf_8_are_rows(tmp_path, caplog):
+    images = tmp_path / "images"
+    whole = write_exposure(images)
+    odd = os.fsencode(images) + b"/mc4_250109_060000_ooi_r_v1\xff.fits"
+    os.mkdir(os.fsencode(images) + b"/night \xe9")
+    for path in (odd, os.fsencode(images) + b"/night \xe9/mc4_250109_070000_ooi_r_v1.fits.fz"):
+        with open(path, "wb") as file:
+            file.write(whole.read_bytes())
+    got = scan(tmp_path)
+    bad = got["cuts"] != 0
+    assert bad.sum() == 2
+    assert all("the file's path is not in UTF-8; rename it" in text for text in got["cut_detail"][bad])
+    assert "2 files cannot be read, first: " in caplog.text
+
+
+def test_pipes_and_devices_are_rows(tmp_path):
+    images = tmp_path / "images"
+    write_exposure(images)
+    os.mkfifo(images / "mc4_250109_060000_ooi_r_v1.fits.fz")
+    (images / "mc4_250109_070000_ooi_r_v1.fits.fz").symlink_to("/dev/zero")
+    (images / "mc4_250109_080000_ooi_r_v1.fits.fz").symlink_to("nowhere")
+    got = scan(tmp_path)
+    assert sum("not a plain file" in text for text in got["cut_detail"]) == 3
+
+
+def test_a_card_that_does_not_parse_costs_its_value_only(tmp_path):
+    path = write_exposure(tmp_path / "images")
+    path.write_bytes(path.read_bytes().replace(b"EXPTIME =                 90.0", b"EXPTIME =              9 0 . 0"))
+    got = scan(tmp_path)
+    assert got["ccdname"].tolist() == ["S5", "N1"]
+    assert np.isnan(got["exptime"]).all()
+    assert not got["cuts"].any()
+
+
+def test_ccds_without_a_name_go_by_their_number(tmp_path):
+    path = write_exposure(tmp_path / "images")
+    with fits.open(path) as file:
+        for hdu in file[1:]:
+            hdu.header["EXTNAME"] = "COMPRESSED_IMAGE"
+        file.writeto(path, overwrite=True)
+    got = scan(tmp_path)
+    assert got["ccdnum"].tolist() == [4, 8]
+    assert got["ccdname"].tolist() == ["S5", "N1"]
+
+
+def test_the_file_that_takes_the_place_of_another_is_named(tmp_path):
+    path = write_exposure(tmp_path / "images" / "a")
+    write_exposure(tmp_path / "images" / "b")
+    got = scan(tmp_path)
+    assert got["cut_detail"].tolist() == ["", "", *[f"the row of {path} is taken"] * 2]

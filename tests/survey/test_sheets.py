@@ -220,3 +220,39 @@ def test_no_text_upsets_the_sheets(text):
         for item in parse("expnum,verdict,a_badexp\n" + text).statements:
             assert 0 < item.expnum < 2**63
             assert item.bad == bool(item.reasons)
+
+
+@pytest.mark.parametrize("name", ["status", "label", "quality", "is_bad", "decision"])
+def test_a_verdict_by_another_name(name):
+    reading = own(f"expnum,{name},comment\n1301000,good,ghost of a doubt\n1301001,bad,\n1301002,Ghost,\n1301003,odd,\n")
+    got = [(s.expnum, s.bad, from_bits(s.reasons)) for s in reading.statements]
+    assert got == [(1301000, False, []), (1301001, True, ["other"]), (1301002, True, ["ghost"])]
+    assert reading.left_out == {"a verdict that is neither good nor bad": [5]}
+
+
+@pytest.mark.parametrize(("good", "bad"), [("1", "0"), ("True", "False"), ("yes", "no"), ("T", "F")])
+def test_a_column_that_says_what_is_good(good, bad):
+    reading = own(f"expnum,is_good\n1301000,{good}\n1301001,{bad}\n1301002,maybe\n1301003,bad\n")
+    assert [(s.expnum, s.bad) for s in reading.statements] == [(1301000, False), (1301001, True)]
+    assert reading.left_out == {"abstention": [4], "a verdict that is neither good nor bad": [5]}
+
+
+def test_a_row_whose_whole_reason_is_good_is_good():
+    reading = own("expnum,class\n1301000,good\n1301001,PSF\n1301002,\n")
+    assert [s.bad for s in reading.statements] == [False, True, True]
+
+
+def test_our_own_name_counts_before_another():
+    rows = rows_of("visit,expnum,status,verdict,class,reasons\n7,1301000,bad,good,x,\n")
+    assert rows[0][1] == {
+        **{"visit": "7", "expnum": "1301000", "status": "bad", "verdict": "good", "class": "x", "reasons": ""}
+    }
+
+
+def test_cells_cut_at_bars():
+    reading = own("| expnum | reason |\n|---|---|\n| 1301000 | ghost |\n")
+    assert [s.expnum for s in reading.statements] == [1301000]
+
+
+def test_a_line_without_end_is_no_failure():
+    assert sheets.find_header(["1301000 " + "x" * 200_000, '{"a": "' + "y" * 200_000]) is None
