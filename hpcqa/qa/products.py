@@ -189,16 +189,17 @@ class Products:
         self, factors: torch.Tensor, slopes: np.ndarray, wanted: int, ranges: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Bounds, less what they share, and rows of the smallest, ascending: float32 and int64 (query, wanted)."""
-        values, places = _nothing(len(factors), wanted)
-        queries, count = len(slopes), len(self.references)
-        room = torch.empty(queries * REFERENCE_ROWS, dtype=self.dtype)
+        values, places = _nothing(len(slopes), wanted)
+        columns, count = -(-len(slopes) // select.CHUNK) * select.CHUNK, len(self.references)
+        # The second factor of a product in bfloat16 is arranged anew every time: the queries are the fewer.
+        asked = torch.nn.functional.pad(factors, (0, 0, 0, columns - len(slopes))).T
+        slopes = np.pad(slopes, (0, columns - len(slopes)))
+        room = torch.empty(REFERENCE_ROWS, columns, dtype=self.dtype)
         found = (room if self.dtype == torch.float32 else room.view(torch.uint16)).numpy()
         for start in starts(self.references):
             stop = min(start + REFERENCE_ROWS, count)
-            width = stop - start
-            torch.mm(factors, self._part(start).T, out=room[: queries * width].view(queries, width))
-            made = found[: queries * width].reshape(queries, width)
-            lows, lengths = self.lows[start:stop], self.lengths[start:stop]
+            torch.mm(self._part(start), asked, out=room[: stop - start])
+            made, lows, lengths = found[: stop - start], self.lows[start:stop], self.lengths[start:stop]
             select.smallest(made, lows, lengths, slopes, start, ranges, values, places)
         return values, places
 

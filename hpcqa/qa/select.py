@@ -1,7 +1,8 @@
 """The smallest few of many lower bounds on a CPU: one pass over what a matrix product just left in the cache.
 
-A chunk of a row is first compared as a whole with the largest that is still wanted, a loop without branches that
-compilers turn into vector instructions; only the few chunks with something smaller are looked at one by one.
+The bounds of a reference for a chunk of queries are first compared as a whole with the largest that each still wants, a
+loop without branches that compilers turn into vector instructions; only the few chunks with something smaller are
+looked at one by one.
 """
 
 from __future__ import annotations
@@ -63,31 +64,29 @@ def smallest(
     """Take what is smaller into the sorted lists of the smallest `product + low - slope * length`.
 
     Args:
-        products: float32 (query, column), or uint16: the bits of bfloat16, for each of which the least number that is
-            rounded to it stands.
-        lows, lengths: float32 (column,).
-        slopes: float32 (query,).
-        first: number of the first column.
-        ranges: int64 (query, 2), numbers of columns [start, stop) that a query leaves out.
+        products: float32 (reference, column), or uint16: the bits of bfloat16, for each of which the least number that
+            is rounded to it stands. A column for each query, then any up to a multiple of CHUNK.
+        lows, lengths: float32 (reference,).
+        slopes: float32 (column,).
+        first: number of the first reference.
+        ranges: int64 (query, 2), numbers of references [start, stop) that a query leaves out.
         values: float32 (query, wanted), ascending; places: int64 (query, wanted), their numbers. Both are updated.
     """
-    wanted, width = values.shape[1], products.shape[1]
-    for query in range(products.shape[0]):
-        row, best, where, slope = products[query], values[query], places[query], slopes[query]
-        low, high = ranges[query, 0] - first, ranges[query, 1] - first
-        worst = best[wanted - 1]
-        for start in range(0, width, CHUNK):
-            stop = min(start + CHUNK, width)
-            near = stop - start < CHUNK
-            if not near:
-                for offset in range(CHUNK):
-                    # Unsigned: numba's wraparound of negative indices keeps a loop from becoming vectors.
-                    at = np.uintp(start) + np.uintp(offset)
-                    near |= _least(row[at]) + (lows[at] - slope * lengths[at]) < worst
+    queries, last = values.shape[0], values.shape[1] - 1
+    worst = np.full(slopes.shape[0], -np.inf, np.float32)
+    worst[:queries] = values[:, last]
+    for reference in range(products.shape[0]):
+        row, low, length, number = products[reference], lows[reference], lengths[reference], first + reference
+        for start in range(0, slopes.shape[0], CHUNK):
+            near = False
+            for offset in range(CHUNK):
+                # Unsigned: numba's wraparound of negative indices keeps a loop from becoming vectors.
+                at = np.uintp(start) + np.uintp(offset)
+                near |= _least(row[at]) + (low - slopes[at] * length) < worst[at]
             if not near:
                 continue
-            for column in range(start, stop):
-                value = _least(row[column]) + (lows[column] - slope * lengths[column])
-                if value < worst and not (low <= column < high):
-                    insert(value, first + column, best, where)
-                    worst = best[wanted - 1]
+            for query in range(start, min(start + CHUNK, queries)):
+                value = _least(row[query]) + (low - slopes[query] * length)
+                if value < worst[query] and not (ranges[query, 0] <= number < ranges[query, 1]):
+                    insert(value, number, values[query], places[query])
+                    worst[query] = values[query, last]

@@ -34,7 +34,7 @@ HAND_OVER = Path(__file__).with_name("hand_over.py")
 # "RANK:N": this rank kills itself just before the N-th time that it touches a file of its run.
 KILLED_AT = "HPCQA_TEST_KILLED_AT"
 BEFORE = ("manifest", "shard", "calibrate", "embed", "fit", "classify")
-LONGEST_S = 200
+LONGEST_S = 500
 
 
 @dataclass
