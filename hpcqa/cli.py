@@ -216,6 +216,8 @@ def run_folder(word: str) -> tuple[Config, RunFolder]:
     from hpcqa.config.frozen import base_runs, load
 
     path = Path.cwd() / Path(word.removeprefix("run=")).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: not a folder; expected a run folder.")
     config, _ = load(path / "run.yaml")
     return config, RunFolder(path, base_runs(config))
 
@@ -354,11 +356,17 @@ def verify_command(words: list[str]) -> int:
 def show_command(words: list[str]) -> int:
     """`hpcqa show EXPNUM [run=FOLDER] [out=FILE.png]`."""
     values = dict(word.split("=", 1) for word in words if "=" in word)
+    unknown = sorted(set(values) - {"run", "out"})
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: no such setting; `hpcqa show EXPNUM` has run=FOLDER and out=FILE.png.")
     expnum = one_word([word for word in words if "=" not in word], "an expnum")
     if not expnum.isdigit():
         raise ConfigError(f"{expnum}: expected an exposure number.")
     config, folder = run_folder(values.get("run", "runs/default"))
-    out = Path(values.get("out", f"exposure-{expnum}.png"))
+    out = Path(values.get("out", f"exposure-{expnum}.png")).expanduser()
+    if out.exists() and not out.is_file() and not out.is_dir():
+        # The picture is written beside it and renamed: a device would be no more.
+        raise ConfigError(f"out={out}: a device or a pipe; expected a file or a folder.")
     from hpcqa.report.show import show
 
     print(show(config, folder, int(expnum), out))

@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -20,8 +20,6 @@ T = TypeVar("T")
 logger = logging.getLogger("hpcqa")
 
 LINE_EVERY_S = 10.0
-# `extra` of messages that a whole release may give a hundred thousand of: the console shows the first few.
-SOME: Mapping[str, object] = {"some": True}
 MOST_SHOWN = 20
 
 
@@ -42,23 +40,28 @@ def start_logging(*, rank: int = 0, file: Path | None = None, verbose: bool = Fa
     root.propagate = False
 
 
+def one_of_many(kind: str) -> dict[str, str]:
+    """`extra` of a message that a whole release may give a hundred thousand of: the console shows the first of a kind.
+
+    The log file has all of them.
+    """
+    return {"one_of_many": kind}
+
+
 class _Console(logging.StreamHandler[TextIO]):
-    """Standard error, where only the first few are shown of messages that are marked by SOME."""
+    """Standard error, where only the first few are shown of messages that are `one_of_many`."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self._seen: Counter[str] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not hasattr(record, "some"):
+        kind = getattr(record, "one_of_many", "")
+        self._seen[kind] += 1
+        if not kind or self._seen[kind] <= MOST_SHOWN:
             super().emit(record)
-            return
-        template = str(record.msg)
-        self._seen[template] += 1
-        if self._seen[template] <= MOST_SHOWN:
-            super().emit(record)
-        if self._seen[template] == MOST_SHOWN:
-            self.stream.write("More messages of this kind are in the log file only." + self.terminator)
+        if kind and self._seen[kind] == MOST_SHOWN:
+            self.stream.write(f"More of the kind '{kind}' is in the log file only.{self.terminator}")
             self.flush()
 
 

@@ -67,6 +67,8 @@ def test_cfg_job_shows_the_composed_configuration(tmp_path):
         (["status", "nowhere"], 2, "run.yaml: not found"),
         (["verify", "nowhere"], 2, "run.yaml: not found"),
         (["show", "abc"], 2, "abc: expected an exposure number"),
+        (["show", "700080", "runs=runs/a"], 2, "runs: no such setting"),
+        (["verify", "/dev/null"], 2, "/dev/null: not a folder; expected a run folder"),
         (["estimate"], 2, "how large is the survey"),
         (["estimate", "exposures=none"], 2, "exposures=none: expected a whole number"),
         (["estimate", "--quick"], 2, "--quick: no such switch"),

@@ -81,7 +81,7 @@ class Instrument(Protocol):
     cols_along: tuple[int, int]  # the same for the column number
 
     def ccdnum_of(self, ccdname: str) -> int | None:
-        """The number of a CCD name (any case), or None."""
+        """The number of a CCD name (any case; N04 is N4), or None."""
 
     def parse_file_name(self, path: Path) -> FileName | None:
         """What the file name says, or None if it is not this camera's."""

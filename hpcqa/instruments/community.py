@@ -23,6 +23,7 @@ _NAME = re.compile(
     r"^(?P<prefix>[a-z0-9]{3})_(?P<date>\d{6})_(?P<time>\d{6})_o(?P<process>[a-z])(?P<product>[a-z])"
     r"(?:_(?P<filter>[A-Za-z0-9]+))?(?:_(?P<version>[A-Za-z0-9]+))?(?:[.-](?P<ccd>[A-Za-z]+\d+))?\.fits(?:\.fz|\.gz)?$"
 )
+_ZEROS = re.compile(r"(?<=[A-Z])0+(?=\d)")
 _PRODUCTS = {"i": "image", "d": "dqmask", "w": "wtmap"}
 _LETTERS = {"dqmask": "ood", "wtmap": "oow", "image": "ooi"}
 _PROCESSED = "ok"  # ooi: calibrated; oki: the same with the sky subtracted. ori is raw, opi resampled, osi stacked.
@@ -95,7 +96,7 @@ class CommunityCamera:
         self._bands = {band.lower(): band for band in self.bands}
 
     def ccdnum_of(self, ccdname: str) -> int | None:
-        return self._numbers.get(ccdname.strip().upper())
+        return self._numbers.get(_ZEROS.sub("", ccdname.strip().upper()))
 
     def parse_file_name(self, path: Path) -> FileName | None:
         found = _NAME.match(path.name)

@@ -7,7 +7,6 @@ bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +39,7 @@ class ExposureFile:
     def __init__(self, source: ByteSource) -> None:
         self._source = source
         self.path = source.path
-        self.primary: Mapping[str, Any]
+        self.primary: Header
         self.primary, self.images, self.damage = source.together(lambda: read_headers(source))
         self._by_name: dict[str, list[ImageHdu]] = {}
         self._by_number: dict[int, list[ImageHdu]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,7 +73,8 @@ class MaskFile:
             return MaskResult(*chip, self._problem, found=self._problem != NO_PROBLEM)
         try:
             dq_hdu = self._file.find(hdu.index, hdu.name, context.ccdnum)
-            masked = np.ascontiguousarray(fitted(_marked(self._file, dq_hdu, context, instrument), shape))
+            written_by = replace(context, plver=context.plver or self._file.primary.text("PLVER"))
+            masked = np.ascontiguousarray(fitted(_marked(self._file, dq_hdu, written_by, instrument), shape))
         except DataError as problem:
             return MaskResult(*_of_chip(context, instrument, shape), str(problem), found=True)
         in_row = _in_rows(masked)

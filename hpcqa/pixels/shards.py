@@ -26,7 +26,7 @@ from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError
 from hpcqa.instruments.base import Instrument
-from hpcqa.observe import SOME, Tracker
+from hpcqa.observe import Tracker, one_of_many
 from hpcqa.parallel.ranks import Ranks, usable_cores
 from hpcqa.pixels import failures
 from hpcqa.pixels.exposures import CcdResult, CcdRow, read_exposure, relative_backgrounds
@@ -335,12 +335,12 @@ def list_problems(rows: Sequence[CcdRow], results: Sequence[CcdResult], traces: 
         if result.failed:
             said.setdefault(failures.in_words(result.failed), []).append((row, result.said))
         elif result.mask_problem:
-            said.setdefault("mask", []).append((row, f"the mask is not used: {result.mask_problem}"))
+            said.setdefault("masks of no use", []).append((row, f"the mask is not used: {result.mask_problem}"))
         # The last line has the values, which differ from CCD to CCD.
         place = result.trace.strip().rpartition("\n")[0]
         if place and place not in traces:
             traces.add(place)
-            logger.error("%s\n%s", result.said, result.trace, extra=SOME)
-    for problems in said.values():
-        row, words = problems[0]
-        logger.warning("expnum %d, %d CCDs from %s: %s", row.expnum, len(problems), row.ccdname, words, extra=SOME)
+            logger.error("%s\n%s", result.said, result.trace, extra=one_of_many("traces"))
+    for kind, problems in said.items():
+        (row, words), extra = problems[0], one_of_many(kind)
+        logger.warning("expnum %d, %d CCDs from %s: %s", row.expnum, len(problems), row.ccdname, words, extra=extra)

@@ -96,12 +96,12 @@ class CcdNamer:
         return found[0] if found else None
 
     def candidates(self, ccdname: str, expnum: int) -> list[int]:
-        """All numbers that the name may stand for, the likeliest first; N04 is N4."""
+        """All numbers that the name may stand for, the likeliest first."""
         place = int(np.searchsorted(self._expnum, expnum))
         known = place < len(self._expnum) and self._expnum[place] == expnum
         own = instruments.for_camera(str(self._camera[place])) if known else None
         order = self._order if own is None else [own, *self._order]
-        numbers = [instrument.ccdnum_of(re.sub(r"(?<=[A-Za-z])0+(?=\d)", "", ccdname)) for instrument in order]
+        numbers = [instrument.ccdnum_of(ccdname) for instrument in order]
         found = [number for number in numbers if number is not None]
         digits = re.fullmatch(r"(?:ccd|im)?\s*(\d{1,3})(?:\.0)?", ccdname.strip(), re.IGNORECASE)
         if found or not digits:

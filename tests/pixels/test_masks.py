@@ -59,6 +59,14 @@ def test_codes_by_version(tmp_path, dq, suffix):
     assert np.argwhere(load(path, "V3.0").masked).tolist() == [[2, 3], [4, 5], [6, 7]]
 
 
+@pytest.mark.parametrize(("plver", "masked"), [("V5.5", 2), ("V4.7", 1), ("V3.0", 3), ("DES Y6A1+1", 3), ("", 2)])
+def test_a_table_without_plver_leaves_it_to_the_masks_own_header(tmp_path, dq, plver, masked):
+    path = write_pair(tmp_path, dq)
+    with fits.open(mask_paths(path, CAMERA)[0], mode="update") as file:
+        file[0].header["PLVER"] = plver
+    assert load(path, plver="").masked.sum() == masked
+
+
 @pytest.mark.parametrize("largest", [8, 64, 255, 1024])
 def test_usable_codes_whatever_the_largest_value(tmp_path, dq, largest):
     dq[10:12, :] = 8
