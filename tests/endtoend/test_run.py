@@ -210,8 +210,9 @@ def test_ranks_killed_at_any_moment_cost_nothing(warm, stage, ranks):
             passes += 1
             assert passes < 4 * KILLS, "kills come too late"
             before = times(warm.run, stage)
-            hit, code, said = killing.strike(warm, stage, ranks)
-            assert (code != 0) == hit, said
+            struck, code, said = killing.strike(warm, stage, ranks)
+            assert struck or code == 0, said
+            hit = code != 0  # a rank that was killed had perhaps just ended
             found = written(warm.run, stage)
             assert found.items() <= expected.items()
             assert stage != "embed" or before.items() <= times(warm.run, stage).items()

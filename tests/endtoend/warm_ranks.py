@@ -121,13 +121,13 @@ class Killing:
     chance: random.Random
 
     def strike(self, warm: WarmRanks, stage: str, ranks: int) -> tuple[bool, int, str]:
-        """Run the stage: whether it was hit before its end, mpiexec's exit code, and what was said."""
+        """Run the stage: whether anyone was, or would have been, killed; mpiexec's exit code, and what was said."""
         if self.number % 2 == 0:
             touches = self.undisturbed.touches
             victim = self.chance.choice([rank for rank in range(ranks) if touches[rank]])
             mpiexec = warm.begin(stage, ranks, f"{victim}:{1 + int(self.moment * touches[victim])}")
             code, said = warm.end(mpiexec)
-            return code != 0, code, said
+            return True, code, said
         mpiexec = warm.begin(stage, ranks)
         hit = self._by_the_clock(warm, mpiexec, node=self.number % 4 == 3)
         return hit, *warm.end(mpiexec)
@@ -135,8 +135,9 @@ class Killing:
     def _by_the_clock(self, warm: WarmRanks, mpiexec: subprocess.Popen[str], *, node: bool) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
             mpiexec.wait(timeout=self.moment * self.undisturbed.seconds)
-        mpi = psutil.Process(mpiexec.pid)
-        ranks = warm.ranks()
+        if mpiexec.poll() is not None:
+            return False
+        mpi, ranks = psutil.Process(mpiexec.pid), warm.ranks()
         victims = [*ranks, *mpi.children(recursive=True), mpi] if node else ranks and [self.chance.choice(ranks)]
         for victim in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
