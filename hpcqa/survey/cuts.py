@@ -30,7 +30,7 @@ _SENTENCES: tuple[tuple[str, str], ...] = (
     ("unknown_band", "The camera has no such band."),
     ("no_folder", "The image folder is missing."),
     ("no_file", "The image file is missing."),
-    ("unreadable", "The image file's headers cannot be read."),
+    ("unreadable", "The image file's headers cannot be read, or say that it is no image."),
     ("superseded", "A later processing of the same exposure takes its place."),
     ("duplicate", "Another row is the same CCD of the same exposure."),
     ("other_camera", "Another camera of this run has an exposure of the same number."),

@@ -288,7 +288,7 @@ def cut_missing(ledger: Ledger, located: Located, rows: tables.CcdRows) -> None:
         ledger.add("unreadable", located.unreadable, located.problem)
         first = int(np.flatnonzero(located.unreadable)[0])
         path, said = (column.words[column.codes[first]] for column in (located.path, located.problem))
-        logger.warning("%d files cannot be read, first: %s: %s.", located.unreadable.sum(), path, said.rstrip("."))
+        logger.warning("%d files give no image, first: %s: %s.", located.unreadable.sum(), path, said.rstrip("."))
     missing = located.no_folder | located.no_file
     for code, count in enumerate(np.bincount(rows.table.codes[missing], minlength=len(rows.table.words))):
         if count:

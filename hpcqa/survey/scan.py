@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".fits", ".fits.fz", ".fits.gz")
 WORKERS = 4
+UNKNOWN = "unknown"  # camera
 NO_NAME = "COMPRESSED_IMAGE"  # what compressing writes as EXTNAME where there is none
 # Header keywords of each column, tried in turn in the extension and then in the primary header.
 KEYWORDS: Mapping[str, tuple[str, ...]] = {
@@ -42,12 +43,14 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "plver": ("PLVER",),
     "plprocid": ("PLPROCID",),
     "object": ("OBJECT",),
+    "camera": ("INSTRUME",),
+    "prodtype": ("PRODTYPE",),
 }
 
 
 @dataclass(frozen=True)
 class Found:
-    """One image file and the camera whose file name it has; None where it is no camera's."""
+    """One image file and the camera whose file name it has; None where it is no camera's: then its headers may tell."""
 
     path: Path
     root: Path
@@ -174,7 +177,7 @@ def _read_one(entry: Found) -> list[dict[str, Any]]:
         "path": entry.path,
         "root": entry.root,
         "image_filename": shown(entry.path.name),
-        "camera": entry.instrument.cameras[0] if entry.instrument is not None else "unknown",
+        "camera": entry.instrument.cameras[0] if entry.instrument is not None else UNKNOWN,
         "band": entry.name.band if entry.name is not None else "",
         "expnum": entry.name.expnum if entry.name is not None else 0,
         "ccdname": entry.name.ccdname if entry.name is not None else "",
@@ -191,7 +194,17 @@ def _read_one(entry: Found) -> list[dict[str, Any]]:
         return [{**base, "problem": f"headers do not read ({said})"}]
     if not rows:
         return [{**base, "problem": "no image in the file"}]
-    return [{**base, **{key: value for key, value in row.items() if not _is_blank(value)}} for row in rows]
+    rows = [{key: value for key, value in row.items() if not _is_blank(value)} for row in rows]
+    return [{**base, **row, **_by_name_or_header(entry, row)} for row in rows]
+
+
+def _by_name_or_header(entry: Found, row: Mapping[str, Any]) -> dict[str, str]:
+    """The camera, and whether the file is no image: by its name, else by its headers, which masks share at times."""
+    if entry.instrument is not None:
+        return {"camera": entry.instrument.cameras[0]}
+    prodtype = str(row.get("prodtype", "image")).strip().lower()
+    problem = "" if prodtype == "image" else f"not an image (PRODTYPE {prodtype})"
+    return {"camera": str(row.get("camera", UNKNOWN)).strip().lower(), "problem": problem}
 
 
 def _is_blank(value: Any) -> bool:

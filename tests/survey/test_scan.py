@@ -122,7 +122,7 @@ def test_names_that_are_not_utf_8_are_rows(tmp_path, caplog):
     bad = got["cuts"] != 0
     assert bad.sum() == 2
     assert all("the file's path is not in UTF-8; rename it" in text for text in got["cut_detail"][bad])
-    assert "2 files cannot be read, first: " in caplog.text
+    assert "2 files give no image, first: " in caplog.text
 
 
 def test_pipes_and_devices_are_rows(tmp_path):
@@ -160,3 +160,13 @@ def test_the_file_that_takes_the_place_of_another_is_named(tmp_path):
     write_exposure(tmp_path / "images" / "b")
     got = scan(tmp_path)
     assert got["cut_detail"].tolist() == ["", "", *[f"the row of {path} is taken"] * 2]
+
+
+def test_renamed_files_are_known_by_their_headers(tmp_path):
+    images = tmp_path / "images"
+    write_exposure(images, stem="first night.fits.fz", INSTRUME="MiniCam ", PRODTYPE="image")
+    write_exposure(images, stem="mask of it.fits.fz", INSTRUME="MiniCam", PRODTYPE="dqmask", EXPNUM=1300001)
+    write_exposure(images, stem="who knows.fits.fz", EXPNUM=1300002)
+    got = scan(tmp_path)
+    cuts = {int(expnum): names_of(int(bits)) for expnum, bits in zip(got["expnum"], got["cuts"], strict=True)}
+    assert cuts == {1300000: [], 1300001: ["unreadable"], 1300002: ["no_module"]}
