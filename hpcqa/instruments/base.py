@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+NO_NAME = "COMPRESSED_IMAGE"  # what compressing writes as EXTNAME where there is none
+
 
 @dataclass(frozen=True)
 class Ccd:

@@ -9,7 +9,8 @@ import numpy as np
 
 from hpcqa.config import ViewsConfig
 from hpcqa.kernels import fast_kernel, kernel
-from hpcqa.pixels.background import Sources, cell_side, cells, joined_cells
+from hpcqa.pixels.background import Sources
+from hpcqa.pixels.cells import cell_side, cells, joined_cells
 from hpcqa.pixels.floatbits import size_bits
 from hpcqa.pixels.prefetch import fetch_around
 from hpcqa.pixels.scan import Scan

@@ -119,7 +119,7 @@ def _read_file(
             images: dict[int, ImageHdu] = {}
             for place, row in rows.items():
                 try:
-                    images[place] = file.find(row.image_hdu, _name_of(row, instruments[row.camera]), row.ccdnum)
+                    images[place] = file.find(row.image_hdu, row.ccdname, row.ccdnum)
                 except DataError as error:
                     bit = BIT["unreadable_file" if file.damage else "missing_hdu"]
                     results[place] = CcdResult(None, bit, str(error))
@@ -133,11 +133,6 @@ def _read_file(
     except (DataError, EnvironmentProblem, OSError) as error:
         return _fill(results, rows, _bit_of(error, "unreadable_file"), str(error))
     return _fill(results, rows, BIT["timed_out"], f"{path}: given up after {config.shard.read_timeout:g} s")
-
-
-def _name_of(row: CcdRow, instrument: Instrument) -> str:
-    """The name that the CCD's image should bear, also where the table gives its number only."""
-    return row.ccdname or next((ccd.ccdname for ccd in instrument.ccds if ccd.ccdnum == row.ccdnum), "")
 
 
 def _fill(results: dict[int, CcdResult], rows: Mapping[int, CcdRow], bit: int, said: str) -> dict[int, CcdResult]:

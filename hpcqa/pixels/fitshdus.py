@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hpcqa.errors import DataError
+from hpcqa.instruments.base import NO_NAME
 from hpcqa.pixels.fitsbytes import ByteSource
 from hpcqa.pixels.fitsheader import BLOCK, CARD, Header, end_of_header
 
 _MAX_HEADER = 4 << 20  # bytes; real ones have 20 kB
 _MAX_PIXELS = 1 << 28
 _MAX_HDUS = 2000
-_NO_NAME = "COMPRESSED_IMAGE"  # what compressing writes as EXTNAME where there is none
 FIRST_LOOK = 4 * BLOCK  # bytes of a header that are read at once
 
 
@@ -113,7 +113,7 @@ def _walk(source: ByteSource, primary: list[Header], images: list[ImageHdu]) -> 
 
 def _name(header: Header) -> str:
     name = header.text("EXTNAME").strip()
-    return header.text("DETPOS").strip() if name.upper() in ("", _NO_NAME) else name
+    return header.text("DETPOS").strip() if name.upper() in ("", NO_NAME) else name
 
 
 def _read_header(source: ByteSource, offset: int, index: int, start: bytes) -> tuple[Header, int]:

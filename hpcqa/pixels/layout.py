@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpcqa.kernels import fast_kernel, kernel
-from hpcqa.pixels.stars import Peaks
+from hpcqa.pixels.peaks import Peaks
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 

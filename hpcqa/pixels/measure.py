@@ -17,6 +17,7 @@ from hpcqa.pixels import layout, maps, profiles
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
 from hpcqa.pixels.medians import median
+from hpcqa.pixels.peaks import Peaks
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import Sky
 from hpcqa.pixels.stars import (
@@ -27,7 +28,6 @@ from hpcqa.pixels.stars import (
     SIGMA,
     SNR,
     STACK_HALF,
-    Peaks,
     Stars,
     X,
     Y,

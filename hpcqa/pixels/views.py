@@ -13,11 +13,12 @@ from hpcqa.pixels import cutouts
 from hpcqa.pixels.background import find_sources
 from hpcqa.pixels.failures import BIT
 from hpcqa.pixels.measure import Facts, Found, expected_noise, measure, pack, split_column
+from hpcqa.pixels.peaks import find_peaks
 from hpcqa.pixels.profiles import reference_level
 from hpcqa.pixels.scan import Scan, Sums, scan
 from hpcqa.pixels.scanrows import masked_in_rows
 from hpcqa.pixels.sky import Sky, skies
-from hpcqa.pixels.stars import find_peaks, measure_stars
+from hpcqa.pixels.stars import measure_stars
 
 if TYPE_CHECKING:
     from hpcqa.pixels.fits import Rest

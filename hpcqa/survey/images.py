@@ -42,14 +42,19 @@ def check_folders(folders: Sequence[str]) -> list[Path]:
     for path in paths:
         if not path.is_dir():
             raise ConfigError(f"survey.images: {shown(path)} is not a folder; correct the path.")
-        if shown(path) != str(path):
-            raise ConfigError(f"survey.images: {shown(path)}: the path is not in UTF-8; rename it.")
+        if not_text(path):
+            raise ConfigError(f"survey.images: {shown(path)}: the {not_text(path)}.")
     return paths
 
 
 def shown(path: Path | str) -> str:
     """A path as text that can be written down: bytes that are no UTF-8 stand in it by their numbers."""
     return str(path).encode(errors="backslashreplace").decode()
+
+
+def not_text(path: Path) -> str:
+    """What is wrong with a path that cannot be written down; empty if it can."""
+    return "" if shown(path) == str(path) else "path is not in UTF-8; rename it"
 
 
 def locate(names: Coded, tables: Coded, folders: Sequence[Path]) -> Located:
@@ -99,7 +104,7 @@ def _candidates(name: str, root: str) -> list[str]:
     """Where an image may be: tables that moved bring the folders of another machine with them."""
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     tails = ["/".join([root, *parts[start:]]) for start in range(len(parts))]
-    return [name if name.startswith("/") else f"{root}/{name}", *tails]
+    return list(dict.fromkeys([name if name.startswith("/") else f"{root}/{name}", *tails]))
 
 
 def _listing(folder: str) -> frozenset[str] | None:

@@ -23,7 +23,7 @@ from hpcqa.parallel.ranks import Ranks
 from hpcqa.survey import labels, rules, scan, selection, tables, takeover, versions
 from hpcqa.survey.coded import Coded, distinct, pairs
 from hpcqa.survey.cuts import BIT, Ledger, funnel_text, names_of
-from hpcqa.survey.images import Located, check_folders, locate, shown
+from hpcqa.survey.images import Located, check_folders, locate, not_text, shown
 from hpcqa.survey.statements import CcdNamer
 
 logger = logging.getLogger(__name__)
@@ -120,8 +120,8 @@ def file_digests(folder: RunFolder, paths: Sequence[Path]) -> dict[str, str]:
     """SHA-256 of each file's bytes, by its path in provenance."""
     found = {}
     for path in paths:
-        if shown(path) != str(path):
-            raise DataError(f"{shown(path)}: the path is not in UTF-8; rename it.")
+        if not_text(path):
+            raise DataError(f"{shown(path)}: the {not_text(path)}.")
         try:
             # A pipe can be read only once, and one without a writer never.
             if not path.is_file() and not path.is_dir() and path.exists():

@@ -17,10 +17,10 @@ import numpy as np
 
 from hpcqa import instruments
 from hpcqa.errors import DataError
-from hpcqa.instruments.base import FileName, Instrument
+from hpcqa.instruments.base import NO_NAME, FileName, Instrument
 from hpcqa.observe import track
 from hpcqa.survey.coded import Coded, CodedBuilder
-from hpcqa.survey.images import Located, shown
+from hpcqa.survey.images import Located, not_text, shown
 from hpcqa.survey.tables import CcdRows, wanted_columns
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".fits", ".fits.fz", ".fits.gz")
 WORKERS = 4
 UNKNOWN = "unknown"  # camera
-NO_NAME = "COMPRESSED_IMAGE"  # what compressing writes as EXTNAME where there is none
 # Header keywords of each column, tried in turn in the extension and then in the primary header.
 KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "expnum": ("EXPNUM",),
@@ -182,8 +181,8 @@ def _read_one(entry: Found) -> list[dict[str, Any]]:
         "expnum": entry.name.expnum if entry.name is not None else 0,
         "ccdname": entry.name.ccdname if entry.name is not None else "",
     }
-    if shown(entry.path) != str(entry.path):
-        return [{**base, "problem": "the file's path is not in UTF-8; rename it"}]
+    if not_text(entry.path):
+        return [{**base, "problem": f"the file's {not_text(entry.path)}"}]
     try:
         # A pipe would never answer.
         if not entry.path.is_file():
@@ -194,14 +193,14 @@ def _read_one(entry: Found) -> list[dict[str, Any]]:
         return [{**base, "problem": f"headers do not read ({said})"}]
     if not rows:
         return [{**base, "problem": "no image in the file"}]
-    rows = [{key: value for key, value in row.items() if not _is_blank(value)} for row in rows]
-    return [{**base, **row, **_by_name_or_header(entry, row)} for row in rows]
-
-
-def _by_name_or_header(entry: Found, row: Mapping[str, Any]) -> dict[str, str]:
-    """The camera, and whether the file is no image: by its name, else by its headers, which masks share at times."""
+    told = [{key: value for key, value in row.items() if not _is_blank(value)} for row in rows]
     if entry.instrument is not None:
-        return {"camera": entry.instrument.cameras[0]}
+        return [{**base, **row, "camera": base["camera"]} for row in told]
+    return [{**base, **row, **_by_headers(row)} for row in told]
+
+
+def _by_headers(row: Mapping[str, Any]) -> dict[str, str]:
+    """The camera, and why it is no image if so, of a file whose name tells neither."""
     prodtype = str(row.get("prodtype", "image")).strip().lower()
     problem = "" if prodtype == "image" else f"not an image (PRODTYPE {prodtype})"
     return {"camera": str(row.get("camera", UNKNOWN)).strip().lower(), "problem": problem}

@@ -4,6 +4,7 @@ from pixels_images import make_image
 
 from hpcqa.pixels import background as bg
 from hpcqa.pixels import layout, stars
+from hpcqa.pixels.peaks import find_peaks
 from hpcqa.pixels.scan import scan
 from hpcqa.pixels.sky import sky
 
@@ -26,7 +27,7 @@ def find(image, masked=None, saturation=4e4):
     whole = sky(image, masked)
     scanned = scan(image, masked, level=whole.level, noise=whole.noise, split=0, saturation=saturation)
     sources = bg.find_sources(scanned, level=whole.level)
-    peaks = stars.find_peaks(scanned, sources)
+    peaks = find_peaks(scanned, sources)
     found = stars.measure_stars(
         image, masked, peaks, sources, noise=whole.noise, saturation=saturation, step=scanned.step
     )

@@ -1,0 +1,163 @@
+"""The working image averaged into the cells of a view: over all pixels, and over those that are not near a source.
+
+Everything here is compiled (numba) and releases the GIL. Shapes: r, c working pixels; see scan.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hpcqa.kernels import fast_kernel, kernel
+from hpcqa.pixels.scanrows import add_binned
+
+_ZERO, _ONE, _NAN = np.float32(0), np.float32(1), np.float32(np.nan)
+
+
+def cell_side(small: tuple[int, int], view: tuple[int, int]) -> int:
+    """The smallest whole number of working pixels along a cell that makes the image fit into the view."""
+    return max(1, -(-small[0] // view[0]), -(-small[1] // view[1]))
+
+
+@fast_kernel
+def _weigh(mean: np.ndarray, count: np.ndarray, level: np.float32, line: np.ndarray) -> None:
+    """Sums of all pixels of one working row added to a line."""
+    for j in range(mean.shape[0]):
+        line[j] += (mean[j] - level) * np.float32(count[j])
+
+
+@fast_kernel
+def _weigh_far(mean: np.ndarray, count: np.ndarray, near: np.ndarray, level: np.float32, line: np.ndarray) -> None:
+    """As `_weigh`, of those that are not near a source."""
+    for j in range(mean.shape[0]):
+        line[j] += (mean[j] - level) * np.float32(count[j]) if near[j] == 0 else _ZERO
+
+
+@fast_kernel
+def _all_equal(count: np.ndarray, usual: np.ndarray) -> Any:
+    differ = np.uint8(0)
+    for j in range(count.shape[0]):
+        differ |= np.uint8(count[j] != usual[j])
+    return differ == 0
+
+
+@fast_kernel
+def _weigh_usual(
+    mean: np.ndarray, usual: np.ndarray, near: np.ndarray, level: np.float32, line: np.ndarray, far: np.ndarray
+) -> None:
+    """`_weigh` and `_weigh_far` of a row with the counts of most rows, float32: small ones take long to convert."""
+    for j in range(mean.shape[0]):
+        value = (mean[j] - level) * usual[j]
+        line[j] += value
+        far[j] += value if near[j] == 0 else _ZERO
+
+
+@fast_kernel
+def _count_usual(usual: np.ndarray, near: np.ndarray, line: np.ndarray, far: np.ndarray) -> None:
+    for j in range(usual.shape[0]):
+        line[j] += usual[j]
+        far[j] += usual[j] if near[j] == 0 else _ZERO
+
+
+@fast_kernel
+def _count(count: np.ndarray, line: np.ndarray) -> None:
+    for j in range(count.shape[0]):
+        line[j] += np.float32(count[j])
+
+
+@fast_kernel
+def _count_far(count: np.ndarray, near: np.ndarray, line: np.ndarray) -> None:
+    for j in range(count.shape[0]):
+        line[j] += np.float32(count[j]) if near[j] == 0 else _ZERO
+
+
+@kernel
+def cells(
+    mean: np.ndarray, count: np.ndarray, near: np.ndarray, level: float, side: int, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the valid pixels in each cell of side x side working pixels, and how many native pixels it holds.
+
+    Args:
+        mean, count: (r, c) of a scan.
+        near: (r, c) bool, pixels near a source.
+        level: about that of the sky; sums are taken about it, so that they stay exact in float32.
+        side: working pixels along a cell.
+        shape: (H, W) of the result.
+
+    Returns:
+        (2, H, W) float32, over all pixels and over those not near a source, NaN where nothing is left or beyond the
+        image; (2, H, W) float32, native pixels behind each.
+    """
+    out, counts = _no_cells(shape)
+    rows, cols = mean.shape
+    lines = np.zeros((4, cols), np.float32)
+    reference = np.float32(level)
+    usual = count[0].astype(np.float32)
+    for i in range(rows):
+        # Loop by loop: one over all four lines does not become vector instructions.
+        if _all_equal(count[i], count[0]):
+            _weigh_usual(mean[i], usual, near[i], reference, lines[0], lines[2])
+            _count_usual(usual, near[i], lines[1], lines[3])
+        else:
+            _weigh(mean[i], count[i], reference, lines[0])
+            _count(count[i], lines[1])
+            _weigh_far(mean[i], count[i], near[i], reference, lines[2])
+            _count_far(count[i], near[i], lines[3])
+        if i % side == side - 1 or i == rows - 1:
+            _finish_cells(lines, i // side, side, reference, out, counts)
+            lines[:] = 0
+    return out, counts
+
+
+@kernel
+def joined_cells(
+    mean: np.ndarray, count: np.ndarray, level: float, factor: int, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `cells` gives, from what it gave for cells that are smaller by a whole factor."""
+    out, counts = _no_cells(shape)
+    # What lies beyond the view is beyond the image.
+    rows, width = min(mean.shape[1], shape[0] * factor), min(mean.shape[2], shape[1] * factor)
+    lines = np.zeros((4, width), np.float32)
+    reference = np.float32(level)
+    for i in range(rows):
+        for which in range(2):
+            _join_cells(mean[which, i, :width], count[which, i, :width], reference, lines[2 * which])
+            _count(count[which, i, :width], lines[2 * which + 1])
+        if i % factor == factor - 1 or i == rows - 1:
+            _finish_cells(lines, i // factor, factor, reference, out, counts)
+            lines[:] = 0
+    return out, counts
+
+
+@fast_kernel
+def _join_cells(mean: np.ndarray, count: np.ndarray, level: np.float32, line: np.ndarray) -> None:
+    for j in range(mean.shape[0]):
+        line[j] += (mean[j] - level) * count[j] if count[j] > _ZERO else _ZERO
+
+
+@kernel
+def _no_cells(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of which none is known."""
+    return np.full((2, shape[0], shape[1]), _NAN), np.zeros((2, shape[0], shape[1]), np.float32)
+
+
+@kernel
+def _finish_cells(
+    lines: np.ndarray, row: int, side: int, reference: np.float32, out: np.ndarray, counts: np.ndarray
+) -> None:
+    """Means and counts of one row of cells, from the sums and counts of its columns (4, cols)."""
+    width = -(-lines.shape[1] // side)
+    sums = np.zeros(width, np.float32)
+    for which in range(2):
+        sums[:] = 0
+        add_binned(lines[2 * which], side, sums)
+        add_binned(lines[2 * which + 1], side, counts[which, row])
+        _divide(sums, counts[which, row], reference, out[which, row])
+
+
+@fast_kernel
+def _divide(sums: np.ndarray, counts: np.ndarray, reference: np.float32, out: np.ndarray) -> None:
+    for m in range(sums.shape[0]):
+        known = counts[m] > 0
+        out[m] = sums[m] / (counts[m] if known else _ONE) + reference if known else _NAN
