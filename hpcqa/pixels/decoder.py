@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, inner_kernel, kernel
 from hpcqa.pixels import lanes, plio, rice, ricelanes
 
 Array = np.ndarray[Any, Any]
@@ -37,7 +37,7 @@ def _randoms() -> Array:
     return np.array(values, np.float32)
 
 
-@kernel
+@inner_kernel
 def _unquantise(  # noqa: C901
     values: Array,
     num: Whole,
@@ -79,17 +79,22 @@ def _unquantise(  # noqa: C901
 
 
 @kernel
-def rooms(tiles: Array) -> Array:
-    """Room for the values of the tiles that are decoded at once: int32, a row for each."""
+def rooms(tiles: Array) -> tuple[Array, Array, Array]:
+    """Room for the values of the tiles that are decoded at once, for one of them as pixels, and for their state.
+
+    Returns:
+        int32, a row for each; float32, as long as a row; uint64 as for ricelanes.decode_tiles.
+    """
     largest = np.int64(1)
     rows = lanes.NUM if tiles.shape[0] >= lanes.NUM else 1
     for t in range(tiles.shape[0]):
         largest = max(largest, tiles[t, 5] * tiles[t, 6])
         rows = rows if tiles[t, 5] == 1 else 1
-    return np.empty((rows, largest), np.int32)
+    state = np.empty((ricelanes.ROWS, lanes.NUM), np.uint64)
+    return np.empty((rows, largest), np.int32), np.empty(largest, np.float32), state
 
 
-@kernel
+@inner_kernel
 def _alike(tiles: Array, t: Whole) -> bool:
     """Whether tile t and those after it are as many as there are lanes, one-row, of one width, and in the data."""
     if t + lanes.NUM > tiles.shape[0]:
@@ -101,24 +106,25 @@ def _alike(tiles: Array, t: Whole) -> bool:
     return True
 
 
-@kernel
+@inner_kernel
 def _decode(data: Array, tile: Array, num: Whole, code: Array, values: Array) -> bool:
     if code[4] != 0:
         return plio.decode_tile(data, tile[0], tile[1], num, values)
     return rice.decode_tile(data, tile[0], tile[1], num, code[0], code[1], values)
 
 
-@kernel
-def _decode_next(data: Array, tiles: Array, t: Whole, num: Whole, code: Array, values: Array) -> Whole:
+@inner_kernel
+def _decode_next(data: Array, tiles: Array, t: Whole, num: Whole, code: Array, values: Array, state: Array) -> Whole:
     """Decode tile t, and those after it that go with it, into the rows of `values`; how many, 0 if t is damaged."""
     if values.shape[0] == lanes.NUM and code[4] == 0 and code[1] == 4 and _alike(tiles, t):
-        starts, ends = tiles[t : t + lanes.NUM, 0].copy(), tiles[t : t + lanes.NUM, 1].copy()
-        if ricelanes.decode_tiles(data, starts, ends, num, code[0], values):
+        for k in range(lanes.NUM):
+            state[ricelanes.PLACE, k], state[ricelanes.END, k] = tiles[t + k, 0], tiles[t + k, 1]
+        if ricelanes.decode_tiles(data, state, num, code[0], values):
             return lanes.NUM
     return 1 if _decode(data, tiles[t], num, code, values[0]) else 0
 
 
-@kernel
+@inner_kernel
 def _to_floats(
     values: Array,
     num: Whole,
@@ -135,7 +141,7 @@ def _to_floats(
     _unquantise(values, num, scales[t], zeros[t], code[2], number, randoms, blanks[t], has_blank, out)
 
 
-@kernel
+@inner_kernel
 def _place(source: Array, tile: Array, out: Array) -> None:
     """Copy a decoded tile to its place in the image."""
     row, col, height, width = tile[3], tile[4], tile[5], tile[6]
@@ -166,18 +172,17 @@ def read_floats(
     Returns:
         -1, or the index of the first tile that is damaged.
     """
-    values = rooms(tiles)
-    floats = np.empty(values.shape[1], np.float32)
+    room = rooms(tiles)
     first = 0
     while first < tiles.shape[0]:
-        done = read_next(data, tiles, first, scaling, code, randoms, extra, values, floats, out)
+        done = read_next(data, tiles, first, scaling, code, randoms, extra, room, out)
         if done == 0:
             return first
         first += done
     return -1
 
 
-@kernel
+@inner_kernel
 def read_next(
     data: Array,
     tiles: Array,
@@ -186,19 +191,19 @@ def read_next(
     code: Array,
     randoms: Array,
     extra: Array,
-    values: Array,
-    floats: Array,
+    room: tuple[Array, Array, Array],
     out: Array,
 ) -> Whole:
     """Decode tile `first`, and those after it that go with it, into the image; how many, 0 if it is damaged.
 
-    `values` is `rooms(tiles)`, `floats` room for one of its rows; the rest is as for `read_floats`.
+    `room` is `rooms(tiles)`; the rest is as for `read_floats`.
     """
+    values, floats, state = room
     if tiles[first, 7] >= 0:
         _place(extra[tiles[first, 7]], tiles[first], out)
         return 1
     num = tiles[first, 5] * tiles[first, 6]
-    done = _decode_next(data, tiles, first, num, code, values)
+    done = _decode_next(data, tiles, first, num, code, values, state)
     for t in range(first, first + done):
         # Whole rows are written where they belong.
         direct = tiles[t, 5] == 1 and tiles[t, 6] == out.shape[1]
@@ -212,7 +217,7 @@ def read_next(
 @kernel
 def read_integers(data: Array, tiles: Array, code: Array, extra: Array, out: Array) -> Whole:
     """As `read_floats`, for integer images: `extra` and `out` are int32."""
-    values = rooms(tiles)[0]
+    values = rooms(tiles)[0][0]
     for t in range(tiles.shape[0]):
         if tiles[t, 7] >= 0:
             _place(extra[tiles[t, 7]], tiles[t], out)
@@ -237,7 +242,7 @@ def read_codes(data: Array, tiles: Array, code: Array, extra: Array, out: Array,
     Returns:
         As `read_integers`; and whether all values fit: if not, the rest is not decoded.
     """
-    values = rooms(tiles)[0]
+    values = rooms(tiles)[0][0]
     few = np.uint64(0)
     for t in range(tiles.shape[0]):
         stored = tiles[t, 7] >= 0
@@ -298,7 +303,7 @@ def _flag_few(bad: Any, codes: Array) -> None:
         codes[j] = np.uint8((bad >> (code & np.uint64(63))) & np.uint64(1)) if code < np.uint64(64) else np.uint8(0)
 
 
-@kernel
+@inner_kernel
 def _add_row(row: Array, masked: Array, has_mask: bool, sums: Array, counts: Array) -> Whole:
     """Add the finite, unmasked pixels of an image row to the sums (float64) and counts (int32) of its columns.
 
@@ -319,7 +324,7 @@ def _add_row(row: Array, masked: Array, has_mask: bool, sums: Array, counts: Arr
     return 0
 
 
-@kernel
+@inner_kernel
 def _finish_row(sums: Array, counts: Array, height: Whole, whole: Whole, step: Whole, out: Array) -> None:
     """Gather `step` columns into each cell of a binned row, and begin anew.
 
@@ -376,14 +381,13 @@ def read_binned(
 ) -> Whole:
     """`read_floats` and `bin_image` in one pass, for tiles as wide as the image; `shape` is the image's."""
     rows, cols = shape
-    values = rooms(tiles)
-    floats = np.empty(values.shape[1], np.float32)
+    values, floats, state = rooms(tiles)
     sums, counts = np.zeros(cols, np.float64), np.zeros(cols, np.int32)
     whole = following = 0
     while following < tiles.shape[0]:
         first = following
         stored = tiles[first, 7] >= 0
-        following += 1 if stored else _decode_next(data, tiles, first, tiles[first, 5] * cols, code, values)
+        following += 1 if stored else _decode_next(data, tiles, first, tiles[first, 5] * cols, code, values, state)
         if following == first:
             return first
         for t in range(first, following):

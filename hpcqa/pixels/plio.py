@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.kernels import kernel
+from hpcqa.kernels import inner_kernel
 
 Array = np.ndarray[Any, Any]
 Whole = Any  # a whole number, of the width that numba finds for it
@@ -22,14 +22,14 @@ _ZEROS, _SET, _ADD, _SUBTRACT, _VALUES, _ZEROS_AND_VALUE, _ADD_AND_PUT, _SUBTRAC
 _OLD_HEADER, _NEW_HEADER = 3, 7
 
 
-@kernel
+@inner_kernel
 def _word(data: Array, start: Whole, number: Whole) -> Whole:
     """Word `number` of a list, signed and big-endian."""
     place = start + 2 * number
     return np.int64(np.int16((np.uint16(data[place]) << np.uint16(8)) | np.uint16(data[place + 1])))
 
 
-@kernel
+@inner_kernel
 def _extent(data: Array, start: Whole, words: Whole) -> tuple[Whole, Whole]:
     """The first instruction of a list and the end of it, in words; (0, -1) for one that cannot be."""
     if words < _OLD_HEADER:
@@ -44,14 +44,14 @@ def _extent(data: Array, start: Whole, words: Whole) -> tuple[Whole, Whole]:
     return (first, length) if good else (0, -1)
 
 
-@kernel
+@inner_kernel
 def _fill(out: Array, first: Whole, count: Whole, value: Whole) -> None:
     """Set `count` values, as far as they lie inside of the output."""
     for k in range(first, min(first + count, out.shape[0])):
         out[k] = value
 
 
-@kernel
+@inner_kernel
 def decode_tile(data: Array, start: Whole, end: Whole, num: Whole, out: Array) -> bool:
     """Decode the first `num` values of the tile in data[start:end] into `out` (int32).
 

@@ -35,12 +35,11 @@ def read_and_scan(
         -1, or the index of the first tile that is damaged.
     """
     data, tiles, scaling, code, randoms, extra = coded
-    values = rooms(tiles)
-    floats = np.empty(values.shape[1], np.float32)
+    room = rooms(tiles)
     rows, num = out.shape[0], tiles.shape[0]
     first = scanned = 0
     while first < num:
-        done = read_next(data, tiles, first, scaling, code, randoms, extra, values, floats, out)
+        done = read_next(data, tiles, first, scaling, code, randoms, extra, room, out)
         if done == 0:
             return first
         first += done

@@ -18,7 +18,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from hpcqa.kernels import kernel
+from hpcqa.kernels import inner_kernel
 
 Array = np.ndarray[Any, Any]
 Whole = Any  # a whole number, of the width that numba finds for it
@@ -51,7 +51,7 @@ def _load64(typing: Any, data: Any, place: Any) -> Any:
     return types.uint64(data, types.int64), generate
 
 
-@kernel
+@inner_kernel
 def _refill(data: Array, place: Whole, end: Whole, word: Any, have: Whole) -> Any:
     """Fill the word of bits up to 56 or more; the bits after `end` are of no meaning, but inside the buffer.
 
@@ -61,7 +61,7 @@ def _refill(data: Array, place: Whole, end: Whole, word: Any, have: Whole) -> An
     return place + ((63 - have) >> 3), word, have | 56
 
 
-@kernel
+@inner_kernel
 def _long_code(data: Array, place: Whole, end: Whole, word: Any, have: Whole, fs: Whole) -> Any:
     """One value whose run of zeros may be of any length, and the state of the bits after it."""
     zeros = np.int64(0)
@@ -78,13 +78,13 @@ def _long_code(data: Array, place: Whole, end: Whole, word: Any, have: Whole, fs
     return place, word << np.uint64(fs), have - fs, value
 
 
-@kernel
+@inner_kernel
 def _signed(value: Whole) -> Whole:
     """Even values are the positive differences, odd ones the negative."""
     return (value >> 1) ^ -(value & 1)
 
 
-@kernel
+@inner_kernel
 def _split(word: Any, fs: Whole, low_shift: Any, fixed: Whole) -> Any:
     """One difference if its code lies wholly in the word, the bits that it takes, and the word after it.
 
@@ -97,7 +97,7 @@ def _split(word: Any, fs: Whole, low_shift: Any, fixed: Whole) -> Any:
     return (value >> 1) ^ -(value & 1), taken, word << np.uint64(taken & 63)
 
 
-@kernel
+@inner_kernel
 def _coded_block(
     data: Array,
     place: Whole,
@@ -147,7 +147,7 @@ def _coded_block(
     return place, word, have, last
 
 
-@kernel
+@inner_kernel
 def _steady_block(
     data: Array, place: Whole, end: Whole, word: Any, have: Whole, last: Whole, first: Whole, stop: Whole, out: Array
 ) -> Any:
@@ -168,7 +168,7 @@ def _steady_block(
     return place, word, have, last
 
 
-@kernel
+@inner_kernel
 def decode_block(
     data: Array,
     place: Whole,
@@ -200,13 +200,13 @@ def decode_block(
     return place, word, have, last
 
 
-@kernel
+@inner_kernel
 def _most_low_bits(raw_bits: Whole) -> Whole:
     """The `fs` that means plain values."""
     return 25 if raw_bits == 32 else raw_bits - 2
 
 
-@kernel
+@inner_kernel
 def decode_tile(data: Array, start: Whole, end: Whole, num: Whole, block: Whole, byte_pix: Whole, out: Array) -> bool:
     """Decode the first `num` values of a tile in data[start:end] into `out` (int32).
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.kernels import kernel
+from hpcqa.kernels import inner_kernel
 from hpcqa.pixels import lanes, rice
 from hpcqa.pixels.lanes import all_lanes, any_above, leading_zeros
 
@@ -21,17 +21,18 @@ Lanes = Any  # one number for each tile, lanes.LANES
 
 _RAW_BITS, _FS_BITS, _FS_MAX = 32, 5, 25
 # Rows of the table that holds the state of the tiles while they are decoded one by one.
-_PLACE, _WORD, _HAVE, _LAST, _FS, _END = range(6)
+PLACE, _WORD, _HAVE, _LAST, _FS, END = range(6)
+ROWS = 6
 
 
-@kernel
+@inner_kernel
 def _refill(data: Array, place: Lanes, end: Lanes, word: Lanes, have: Lanes) -> Any:
     """As rice._refill."""
     word = word | (lanes.load_bytes(data, lanes.smaller(place, end)) >> have)
     return place + ((all_lanes(63) - have) >> all_lanes(3)), word, have | all_lanes(56)
 
 
-@kernel
+@inner_kernel
 def _split(word: Lanes, fs: Lanes, low_shift: Lanes, fixed: Lanes, top: Lanes) -> Any:
     """As rice._split; `top` is 1 << fs.
 
@@ -45,7 +46,7 @@ def _split(word: Lanes, fs: Lanes, low_shift: Lanes, fixed: Lanes, top: Lanes) -
     return (value >> all_lanes(1)) ^ sign, run + fixed, begun << fixed
 
 
-@kernel
+@inner_kernel
 def _one_by_one(
     data: Array,
     place: Lanes,
@@ -59,7 +60,7 @@ def _one_by_one(
     out: Array,
 ) -> Any:
     """Some values of one block of every tile, by the decoder of single tiles."""
-    lanes.store(place, state[_PLACE])
+    lanes.store(place, state[PLACE])
     lanes.store(word, state[_WORD])
     lanes.store(have, state[_HAVE])
     lanes.store(last, state[_LAST])
@@ -67,8 +68,8 @@ def _one_by_one(
     for k in range(lanes.NUM):
         now = rice.decode_block(
             data,
-            np.int64(state[_PLACE, k]),
-            np.int64(state[_END, k]),
+            np.int64(state[PLACE, k]),
+            np.int64(state[END, k]),
             state[_WORD, k],
             np.int64(state[_HAVE, k]),
             np.int64(state[_LAST, k]),
@@ -78,26 +79,25 @@ def _one_by_one(
             stop,
             out[k],
         )
-        state[_PLACE, k], state[_WORD, k], state[_HAVE, k], state[_LAST, k] = now
-    return lanes.load(state[_PLACE]), lanes.load(state[_WORD]), lanes.load(state[_HAVE]), lanes.load(state[_LAST])
+        state[PLACE, k], state[_WORD, k], state[_HAVE, k], state[_LAST, k] = now
+    return lanes.load(state[PLACE]), lanes.load(state[_WORD]), lanes.load(state[_HAVE]), lanes.load(state[_LAST])
 
 
-@kernel
-def decode_tiles(data: Array, starts: Array, ends: Array, num: Whole, block: Whole, out: Array) -> bool:
+@inner_kernel
+def decode_tiles(data: Array, state: Array, num: Whole, block: Whole, out: Array) -> bool:
     """Decode the first `num` values of lanes.NUM tiles of 4-byte values.
 
     Args:
         data: uint8, with rice.PADDING bytes after the last end.
-        starts, ends: int64 (lanes.NUM,), where each tile's bytes begin and end.
+        state: uint64 (ROWS, lanes.NUM), of which the rows PLACE and END say where each tile's bytes begin and end; the
+            rest is room.
         block: values in one block of the code.
         out: int32 (lanes.NUM, at least num), C-contiguous.
 
     Returns:
         True if all tiles were whole.
     """
-    state = np.empty((6, lanes.NUM), np.uint64)
-    place, end = lanes.load(starts), lanes.load(ends)
-    lanes.store(end, state[_END])
+    place, end = lanes.load(state[PLACE]), lanes.load(state[END])
     place, word, have = _refill(data, place, end, all_lanes(0), all_lanes(0))
     last = word >> all_lanes(64 - _RAW_BITS)
     word, have = word << all_lanes(_RAW_BITS), have - all_lanes(_RAW_BITS)

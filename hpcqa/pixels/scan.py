@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcqa.pixels.scanrows import BLOCK, FOUR, add_binned, column_means, masked_in_rows, scan_rows
+from hpcqa.pixels.scanrows import AT_ONCE, BLOCK, FOUR, add_binned, column_means, masked_in_rows, scan_rows
 
 # The binned image that sources are found on has at most this many pixels along a side: 4x4 binning for a 2k x 4k CCD.
 WORKING_SIDE = 1024
@@ -60,7 +60,8 @@ class Sums:
         arrays: mean, count, row_mean and row_count as in Scan; (4, C) float32, of each column, of one row of the
             working image: the valid pixels less the sky and their number, and of all rows the same for those within the
             cut; `saturated` as in Scan; (c,) float32, the count of a row of the working image if all is valid; (2,
-            blocks) int64, rows of each block left and right of the split that are still to be added to the last number.
+            blocks) int64, rows of each block left and right of the split that are still to be added to the last number;
+            room: (c,) and (2, 2, AT_ONCE) float32; (C,) uint8, a row of which all is masked.
         numbers: int64 (3,), constant rows, masked pixels and valid ones.
     """
 
@@ -86,12 +87,13 @@ class Sums:
         sums[1] = FOUR
         add_binned(sums[1], step, full_count)
         quiet = np.zeros((2, -(-cols // BLOCK)), np.int64)
-        arrays = (mean, count, *profiles, sums, np.zeros(cols, np.float32), full_count, quiet)
+        room = np.empty(small[1], np.float32), np.empty((2, 2, AT_ONCE), np.float32), np.ones(cols, np.uint8)
+        arrays = (mean, count, *profiles, sums, np.zeros(cols, np.float32), full_count, quiet, *room)
         return cls(step, split, facts, arrays, np.zeros(3, np.int64))
 
     def finish(self) -> Scan:
         """The scan, once all rows are in."""
-        mean, count, row_mean, row_count, sums, saturated, _, quiet = self.arrays
+        mean, count, row_mean, row_count, sums, saturated, _, quiet, *_ = self.arrays
         columns = *column_means(sums, quiet, self.split), saturated
         return Scan(self.step, mean, count, row_mean, row_count, *columns, *self.numbers.tolist())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, inner_kernel, kernel
 from hpcqa.pixels.floatbits import size_bits
 
 AT_ONCE = 4  # rows that one turn of the pass takes; written out in the loops
@@ -211,7 +211,7 @@ def _add_any(
     totals[1, 3] += number3
 
 
-@kernel
+@inner_kernel
 def _any_block(
     pixels: np.ndarray,
     masked: np.ndarray,
@@ -221,16 +221,17 @@ def _any_block(
     facts: tuple[np.float32, np.float32],
     sums: np.ndarray,
     totals: np.ndarray,
+    hidden: np.ndarray,
 ) -> None:
     """`_add_any` for the columns start to stop of one to four rows, with a mask or with what is no number.
 
-    Where fewer than four rows are left, the last stands in, masked, for those that are missing.
+    Where fewer than four rows are left, the last stands in, masked by `hidden`, for those that are missing.
     """
     first, last = rows
     level, cut = facts
-    hidden = np.ones(stop - start, np.uint8)
     i1, i2, i3 = min(first + 1, last - 1), min(first + 2, last - 1), min(first + 3, last - 1)
     a, b = start, stop
+    hidden = hidden[a:b]
     mask1 = masked[i1, a:b] if first + 1 < last else hidden
     mask2 = masked[i2, a:b] if first + 2 < last else hidden
     mask3 = masked[i3, a:b] if first + 3 < last else hidden
@@ -244,7 +245,7 @@ def _any_block(
     )
 
 
-@kernel
+@inner_kernel
 def _four_rows(
     pixels: np.ndarray,
     masked: np.ndarray,
@@ -256,7 +257,7 @@ def _four_rows(
     sums: np.ndarray,
     quiet: np.ndarray,
     saturated: np.ndarray,
-    totals: np.ndarray,
+    room: np.ndarray,
 ) -> bool:
     """Columns start to stop of four rows, block by block; whether all of their pixels are valid.
 
@@ -265,10 +266,10 @@ def _four_rows(
         sums: (4, C): of these rows (set), then of all rows (added to): as for `_add_any`, but the second row is as it
             was where all four pixels of a column are valid.
         quiet: (blocks,) added to: rows of a block that are to be added to the last row of the sums.
-        totals: (2, 4) set: sum and number of the pixels within the cut in each row.
+        room: (2, 2, 4), the first set: sum and number of the pixels within the cut in each row.
     """
     level, cut, full = facts
-    part = np.empty((2, AT_ONCE), np.float32)
+    totals, part = room[0], room[1]
     totals[:] = 0
     whole = True
     for block in range(quiet.size):
@@ -335,7 +336,7 @@ def add_binned(values: np.ndarray, step: int, total: np.ndarray) -> None:
         total[whole] += values[j]
 
 
-@kernel
+@inner_kernel
 def _is_constant(row: np.ndarray) -> bool:
     last = 1
     while last < row.shape[0] and row[last] == row[0]:
@@ -382,7 +383,7 @@ def column_means(sums: np.ndarray, quiet: np.ndarray, split: int) -> tuple[np.nd
     return means, numbers
 
 
-@kernel
+@inner_kernel
 def scan_rows(
     pixels: np.ndarray,
     masked: np.ndarray,
@@ -404,10 +405,10 @@ def scan_rows(
         facts: level of the sky, cut about it, saturation.
         arrays, numbers: as in `Sums`.
     """
-    mean, count, row_mean, row_count, sums, saturated, full_count, quiet = arrays
+    mean, count, row_mean, row_count, sums, saturated, full_count, quiet, behind, room, hidden = arrays
     level, cut, full = facts
     cols = pixels.shape[1]
-    totals, behind = np.empty((2, AT_ONCE), np.float32), np.empty(mean.shape[1], np.float32)
+    totals = room[0]
     for begin in range(first, last, step):
         stop = min(begin + step, last)
         place = begin // step
@@ -425,11 +426,11 @@ def scan_rows(
                 if fast:
                     blocks = quiet[side, : -(-(b - a) // BLOCK)]
                     has_mask = num_masked > 0
-                    good = _four_rows(pixels, masked, has_mask, i, a, b, facts, sums, blocks, saturated, totals)
+                    good = _four_rows(pixels, masked, has_mask, i, a, b, facts, sums, blocks, saturated, room)
                     whole = whole and good
                 else:
                     totals[:] = 0
-                    _any_block(pixels, masked, (i, i + num), a, b, (level, cut), sums, totals)
+                    _any_block(pixels, masked, (i, i + num), a, b, (level, cut), sums, totals, hidden)
                 for k in range(num):
                     row_mean[side, i + k] = totals[0, k] / totals[1, k] if totals[1, k] > 0 else _ZERO
                     row_count[side, i + k] = totals[1, k]
@@ -438,7 +439,8 @@ def scan_rows(
         mean[place] = 0
         add_binned(sums[0], step, mean[place])
         if whole:
-            behind[:] = full_count
+            for k in range(behind.size):
+                behind[k] = full_count[k]
             numbers[2] += (stop - begin) * cols
         else:
             behind[:] = 0

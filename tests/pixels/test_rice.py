@@ -94,7 +94,9 @@ def side_by_side(packed, num, block):
     ends = starts + [len(tile) for tile in packed]
     data = np.frombuffer(b"".join(packed) + bytes(rice.PADDING), np.uint8)
     together, alone = np.full((2, lanes.NUM, num), 77, np.int32)
-    good = ricelanes.decode_tiles(data, starts, ends, num, block, together)
+    state = np.zeros((ricelanes.ROWS, lanes.NUM), np.uint64)
+    state[ricelanes.PLACE], state[ricelanes.END] = starts, ends
+    good = ricelanes.decode_tiles(data, state, num, block, together)
     each = [rice.decode_tile(data, starts[k], ends[k], num, block, 4, alone[k]) for k in range(lanes.NUM)]
     return good, all(each), together, alone
 
