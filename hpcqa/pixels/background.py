@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, inner_kernel, kernel
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import clipped, clipped_level
 
@@ -120,22 +120,36 @@ def _smooth_residual(mean: np.ndarray, count: np.ndarray, mesh: np.ndarray, cell
     The squares have 2 radius + 1 pixels along a side, and zeros outside of the image. In one pass, of which only the
     result is written to memory.
     """
-    rows, cols = mean.shape
-    lines = _along_rows(mesh, cell, cols)
+    cols = mean.shape[1]
     out = np.empty_like(mean)
-    kept = np.zeros((2 * radius + 1, cols), np.float32)
-    wide = np.zeros(cols + 2 * radius, np.float32)
+    room = np.zeros((2 * radius + 1, cols), np.float32), np.zeros(cols + 2 * radius, np.float32)
+    _smooth_rows(mean, count, _along_rows(mesh, cell, cols), cell, radius, room, out)
+    return out
+
+
+@inner_kernel
+def _smooth_rows(
+    mean: np.ndarray,
+    count: np.ndarray,
+    lines: np.ndarray,
+    cell: int,
+    radius: int,
+    room: tuple[np.ndarray, np.ndarray],
+    out: np.ndarray,
+) -> None:
+    """`_smooth_residual` from the mesh along its rows; room, zeros: (2 radius + 1, c) and (c + 2 radius,)."""
+    rows, cols = mean.shape
+    kept, wide = room
     for i in range(rows + radius):
         place = kept[i % (2 * radius + 1)]
         if i < rows:
-            top, down, part = _between(i, cell, mesh.shape[0])
+            top, down, part = _between(i, cell, lines.shape[0])
             _residual_row(mean[i], count[i], lines[top], lines[down], part, wide[radius : radius + cols])
             _add_shifted(wide, radius, place)
         else:
             place[:] = 0
         if i >= radius:
             _add_rows(kept, np.float32(1.0 / (2 * radius + 1) ** 2), out[i - radius])
-    return out
 
 
 @kernel
@@ -162,7 +176,7 @@ def _local_at(mesh: np.ndarray, cell: int, rows: np.ndarray, cols: np.ndarray) -
     return out
 
 
-@kernel
+@inner_kernel
 def _between(place: int, cell: int, num: int) -> tuple[int, int, np.float32]:
     """The two cells whose centres a pixel lies between, and how far it is from the first to the second."""
     x = min(max((place + 0.5) / cell - 0.5, 0.0), float(num - 1))
@@ -221,7 +235,7 @@ def _grow(mask: np.ndarray, radius: int) -> np.ndarray:
     return out
 
 
-@kernel
+@inner_kernel
 def _join(line: np.ndarray, other: np.ndarray) -> None:
     for j in range(line.shape[0]):
         line[j] |= other[j]
@@ -267,12 +281,10 @@ def _lower_sigma(smooth: np.ndarray, count: np.ndarray, enough: int) -> float:
     return clipped_level(values[:num])[1] if num >= 8 else 0.0
 
 
-@kernel
-def _above(smooth: np.ndarray, count: np.ndarray, threshold: float) -> np.ndarray:
-    found = np.empty(smooth.shape, np.bool_)
+@inner_kernel
+def _above(smooth: np.ndarray, count: np.ndarray, threshold: float, found: np.ndarray) -> None:
     for i in range(smooth.shape[0]):
         _above_in_row(smooth[i], count[i], np.float32(threshold), found[i])
-    return found
 
 
 @fast_kernel
@@ -291,7 +303,8 @@ def find_sources(scanned: Scan, *, level: float) -> Sources:
     mesh = _without_bumps(*_mesh(scanned, enough, MESH, level))
     smooth = _smooth_residual(scanned.mean, scanned.count, mesh, MESH, 2 if step <= 2 else 1)
     noise = _lower_sigma(smooth, scanned.count, enough)
-    found = _above(smooth, scanned.count, max(SOURCE_SIGMA * noise, 1e-6 * max(abs(level), 1e-3)))
+    found = np.empty(smooth.shape, np.bool_)
+    _above(smooth, scanned.count, max(SOURCE_SIGMA * noise, 1e-6 * max(abs(level), 1e-3)), found)
     near, crowded = _grown(found, max(1, -(-GROW_PIXELS // step)))
     return Sources(smooth, float(noise), found, near, crowded, mesh)
 

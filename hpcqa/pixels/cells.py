@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, inner_kernel, kernel
 from hpcqa.pixels.scanrows import add_binned
 
 _ZERO, _ONE, _NAN = np.float32(0), np.float32(1), np.float32(np.nan)
@@ -90,10 +90,32 @@ def cells(
         image; (2, H, W) float32, native pixels behind each.
     """
     out, counts = _no_cells(shape)
-    rows, cols = mean.shape
-    lines = np.zeros((4, cols), np.float32)
-    reference = np.float32(level)
-    usual = count[0].astype(np.float32)
+    _add_cells(
+        mean, count, near, np.float32(level), side, count[0].astype(np.float32), _lines(mean.shape[1]), out, counts
+    )
+    return out, counts
+
+
+@kernel
+def _lines(cols: int) -> np.ndarray:
+    """Sums and counts of the columns of a row of cells, over all pixels and without sources, and room for its sums."""
+    return np.zeros((5, cols), np.float32)
+
+
+@inner_kernel
+def _add_cells(
+    mean: np.ndarray,
+    count: np.ndarray,
+    near: np.ndarray,
+    reference: np.float32,
+    side: int,
+    usual: np.ndarray,
+    lines: np.ndarray,
+    out: np.ndarray,
+    counts: np.ndarray,
+) -> None:
+    """Set what `cells` gives; `usual` is the count of most rows, float32."""
+    rows = mean.shape[0]
     for i in range(rows):
         # Loop by loop: one over all four lines does not become vector instructions.
         if _all_equal(count[i], count[0]):
@@ -107,7 +129,6 @@ def cells(
         if i % side == side - 1 or i == rows - 1:
             _finish_cells(lines, i // side, side, reference, out, counts)
             lines[:] = 0
-    return out, counts
 
 
 @kernel
@@ -118,8 +139,22 @@ def joined_cells(
     out, counts = _no_cells(shape)
     # What lies beyond the view is beyond the image.
     rows, width = min(mean.shape[1], shape[0] * factor), min(mean.shape[2], shape[1] * factor)
-    lines = np.zeros((4, width), np.float32)
-    reference = np.float32(level)
+    _join_rows(mean, count, np.float32(level), factor, rows, _lines(width), out, counts)
+    return out, counts
+
+
+@inner_kernel
+def _join_rows(
+    mean: np.ndarray,
+    count: np.ndarray,
+    reference: np.float32,
+    factor: int,
+    rows: int,
+    lines: np.ndarray,
+    out: np.ndarray,
+    counts: np.ndarray,
+) -> None:
+    width = lines.shape[1]
     for i in range(rows):
         for which in range(2):
             _join_cells(mean[which, i, :width], count[which, i, :width], reference, lines[2 * which])
@@ -127,7 +162,6 @@ def joined_cells(
         if i % factor == factor - 1 or i == rows - 1:
             _finish_cells(lines, i // factor, factor, reference, out, counts)
             lines[:] = 0
-    return out, counts
 
 
 @fast_kernel
@@ -142,13 +176,12 @@ def _no_cells(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.full((2, shape[0], shape[1]), _NAN), np.zeros((2, shape[0], shape[1]), np.float32)
 
 
-@kernel
+@inner_kernel
 def _finish_cells(
     lines: np.ndarray, row: int, side: int, reference: np.float32, out: np.ndarray, counts: np.ndarray
 ) -> None:
-    """Means and counts of one row of cells, from the sums and counts of its columns (4, cols)."""
-    width = -(-lines.shape[1] // side)
-    sums = np.zeros(width, np.float32)
+    """Means and counts of one row of cells, from the sums and counts of its columns, as `_lines` has them."""
+    sums = lines[4, : -(-lines.shape[1] // side)]
     for which in range(2):
         sums[:] = 0
         add_binned(lines[2 * which], side, sums)

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from hpcqa.config import ViewsConfig
-from hpcqa.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, inner_kernel, kernel
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cells import cell_side, cells, joined_cells
 from hpcqa.pixels.floatbits import size_bits
@@ -169,7 +169,7 @@ def _halves(sizes: np.ndarray, signs: np.ndarray) -> np.ndarray:
     return out
 
 
-@kernel
+@inner_kernel
 def _mosaic(
     pixels: np.ndarray,
     masked: np.ndarray,
@@ -190,7 +190,7 @@ def _mosaic(
         _cut(pixels, masked, places[k, 0], places[k, 1], levels[k], scale, stamp)
 
 
-@kernel
+@inner_kernel
 def _cut(
     pixels: np.ndarray, masked: np.ndarray, row: int, col: int, level: float, scale: float, out: np.ndarray
 ) -> None:
@@ -253,7 +253,13 @@ def _star_places(table: np.ndarray, is_star: np.ndarray, most: int) -> np.ndarra
 def _busy(near: np.ndarray, count: np.ndarray, width: int, rows: int, cols: int) -> np.ndarray:
     """Working pixels near a source or not valid in each square of `width`: (rows * cols,)."""
     busy = np.zeros(rows * cols, np.int64)
-    line = np.empty(cols * width, np.float32)
+    _fill_busy(near, count, width, busy.reshape((rows, cols)), np.empty(cols * width, np.float32))
+    return busy
+
+
+@inner_kernel
+def _fill_busy(near: np.ndarray, count: np.ndarray, width: int, busy: np.ndarray, line: np.ndarray) -> None:
+    rows, cols = busy.shape
     for i in range(rows):
         line[:] = 0
         for k in range(i * width, (i + 1) * width):
@@ -262,8 +268,7 @@ def _busy(near: np.ndarray, count: np.ndarray, width: int, rows: int, cols: int)
             total = np.float32(0)
             for m in range(j * width, (j + 1) * width):
                 total += line[m]
-            busy[i * cols + j] = int(total)
-    return busy
+            busy[i, j] = int(total)
 
 
 @fast_kernel

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, inner_kernel, kernel
 from hpcqa.pixels.peaks import Peaks
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -94,7 +94,7 @@ def _gradients(above: np.ndarray, row: np.ndarray, below: np.ndarray, found: np.
     return c, s, number
 
 
-@kernel
+@inner_kernel
 def gradient_coherence(image: np.ndarray, found: np.ndarray) -> tuple[float, float]:
     """How far the gradients over detected pixels share one axis.
 
@@ -211,7 +211,7 @@ def trail_length(found: np.ndarray, c: float, s: float) -> float:
     return lengths[0] - lengths[1]
 
 
-@kernel
+@inner_kernel
 def _pairs_along(found: np.ndarray, dy: int, dx: int) -> int:
     """Detected pixels that are one step (dy, dx) after another one."""
     rows, cols = found.shape

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, inner_kernel, kernel
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.medians import median
 from hpcqa.pixels.profiles import CHUNKS, THIN_FROM, area_sums, extent, reference_level
@@ -158,17 +158,23 @@ def _plane_sums(relative: np.ndarray, rest: np.ndarray, limit: float) -> tuple[n
 @kernel
 def _nines(cells: np.ndarray) -> tuple[Any, Any]:
     """Highest and lowest mean of a cell and its eight neighbours, of which four must be known; -inf, inf if none."""
-    rows, cols = cells.shape
+    cols = cells.shape[1]
     # The cells of three rows and their number, with a border; the highest and lowest means of each column.
     total, number = np.zeros(cols + 2, np.float32), np.zeros(cols + 2, np.float32)
     high, low = np.full(cols, np.float32(-np.inf)), np.full(cols, np.float32(np.inf))
+    _extremes(cells, total, number, high, low)
+    return high.max(), low.min()
+
+
+@inner_kernel
+def _extremes(cells: np.ndarray, total: np.ndarray, number: np.ndarray, high: np.ndarray, low: np.ndarray) -> None:
+    rows = cells.shape[0]
     for i in range(rows):
         total[:], number[:] = 0, 0
         for k in range(max(i - 1, 0), min(i + 2, rows)):
             _add_known(cells[k], total[1:-1])
             _count_known(cells[k], number[1:-1])
         _extend(total, number, high, low)
-    return high.max(), low.min()
 
 
 @fast_kernel
@@ -245,7 +251,7 @@ def edge_excesses(mean: np.ndarray, count: np.ndarray, near: np.ndarray, width: 
     return excesses
 
 
-@kernel
+@inner_kernel
 def _edge_level(
     mean: np.ndarray, count: np.ndarray, near: np.ndarray, edge: int, piece: int, begin: int, end: int
 ) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcqa.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, inner_kernel, kernel
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.streaks import Streak
@@ -71,11 +71,18 @@ def _any_above(values: np.ndarray, threshold: np.float32) -> Any:
     return num != 0
 
 
-@kernel
-def _peaks(image: np.ndarray, threshold: np.float32, rows: np.ndarray, cols: np.ndarray, heights: np.ndarray) -> int:
+@inner_kernel
+def _peaks(
+    image: np.ndarray,
+    threshold: np.float32,
+    rows: np.ndarray,
+    cols: np.ndarray,
+    heights: np.ndarray,
+    is_peak: np.ndarray,
+) -> int:
+    """Peaks into rows, cols and heights until these are full, and how many; `is_peak` is room, int32 (_AT_ONCE,)."""
     num = 0
     last = image.shape[1] - 1
-    is_peak = np.empty(_AT_ONCE, np.int32)
     for i in range(1, image.shape[0] - 1):
         for start in range(1, last, _AT_ONCE):
             stop = min(start + _AT_ONCE, last)
@@ -100,7 +107,7 @@ def find_peaks(scanned: Scan, sources: Sources, *, threshold: float = PEAK_SIGMA
     rows, cols = np.empty(MOST_PEAKS, np.int32), np.empty(MOST_PEAKS, np.int32)
     heights = np.empty(MOST_PEAKS, np.float32)
     noise = max(sources.smooth_noise, 1e-12)
-    num = _peaks(sources.smooth, np.float32(threshold * noise), rows, cols, heights)
+    num = _peaks(sources.smooth, np.float32(threshold * noise), rows, cols, heights, np.empty(_AT_ONCE, np.int32))
     keys = np.sort(_keys(heights[:num]))
     return Peaks(*_ordered(keys, rows, cols, heights, scanned.step, np.float32(noise)))
 

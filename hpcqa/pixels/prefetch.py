@@ -9,7 +9,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from hpcqa.kernels import kernel
+from hpcqa.kernels import inner_kernel
 
 _LINE = 64  # bytes that the processor fetches together
 
@@ -31,7 +31,7 @@ def _fetch(typing: Any, image: Any, offset: Any) -> Any:
     return types.void(image, types.int64), generate
 
 
-@kernel
+@inner_kernel
 def fetch_around(image: np.ndarray, row: int, col: int, reach: int) -> None:
     """Ask for the pixels of a contiguous image within `reach` of a place."""
     first, last = max(row - reach, 0), min(row + reach + 1, image.shape[0])

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.fft
 
 from hpcqa.instruments.base import Region
-from hpcqa.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, inner_kernel, kernel
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cutouts import Binned
 from hpcqa.pixels.floatbits import largest_size, size_bits
@@ -82,7 +82,7 @@ def _step(mean: np.ndarray, count: np.ndarray, near: np.ndarray, left: int, righ
     return median(steps)
 
 
-@kernel
+@inner_kernel
 def area_sums(
     mean: np.ndarray, count: np.ndarray, near: np.ndarray, area: tuple[int, int, int, int]
 ) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcqa.kernels import fast_kernel, kernel
+from hpcqa.kernels import fast_kernel, inner_kernel, kernel
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.peaks import Peaks
 from hpcqa.pixels.prefetch import fetch_around
@@ -30,7 +30,7 @@ X, Y, FLUX, SIGMA, E1, E2, SNR, PEAK, HALF_RADIUS, DIP, SATURATED = range(11)
 NUM_SHAPE = 11
 
 
-@kernel
+@inner_kernel
 def _brightest_near(pixels: np.ndarray, row: int, col: int, reach: int) -> tuple[int, int]:
     """The pixel within `reach` whose 3x3 sum is largest."""
     best, found_row, found_col = -np.inf, row, col
@@ -45,7 +45,7 @@ def _brightest_near(pixels: np.ndarray, row: int, col: int, reach: int) -> tuple
     return found_row, found_col
 
 
-@kernel
+@inner_kernel
 def _is_usable(pixels: np.ndarray, masked: np.ndarray, row: int, col: int, full: float) -> int:
     """0 usable, 1 saturated, 2 masked or not finite within two pixels, 3 at the edge."""
     rows, cols = pixels.shape
@@ -62,7 +62,7 @@ def _is_usable(pixels: np.ndarray, masked: np.ndarray, row: int, col: int, full:
     return 0
 
 
-@kernel
+@inner_kernel
 def _gaussian(first: float, width: float, out: np.ndarray) -> None:
     """exp(-x^2 / (2 width^2)) at first, first + 1 and so on, each from the one before."""
     scale = 1.0 / (width * width)
@@ -95,15 +95,25 @@ def _row_sums(
     return zeroth, one, two, squares
 
 
-@kernel
+@inner_kernel
 def _weighted(
-    pixels: np.ndarray, masked: np.ndarray, level: float, y: float, x: float, width: float, out: np.ndarray
+    pixels: np.ndarray,
+    masked: np.ndarray,
+    level: float,
+    y: float,
+    x: float,
+    width: float,
+    weights: np.ndarray,
+    out: np.ndarray,
 ) -> None:
-    """Weighted flux, first and second moments about (y, x), into out[0:6]; out[6] is the sum of squared weights."""
+    """Weighted flux, first and second moments about (y, x), into out[0:6]; out[6] is the sum of squared weights.
+
+    `weights` is room for those along rows and columns, (2, 2 HALF + 1).
+    """
     reach = min(HALF, int(3.0 * width) + 1)
     out[:] = 0.0
     row0, col0 = round(y) - reach, round(x) - reach
-    along, down = np.empty(2 * reach + 1), np.empty(2 * reach + 1)
+    along, down = weights[0, : 2 * reach + 1], weights[1, : 2 * reach + 1]
     _gaussian(col0 - x, width, along)
     _gaussian(row0 - y, width, down)
     start, stop = max(col0, 0), min(col0 + along.size, pixels.shape[1])
@@ -121,7 +131,7 @@ def _weighted(
         out[6] += weight * weight * squares
 
 
-@kernel
+@inner_kernel
 def _unweighted(xx: float, yy: float, xy: float, width: float) -> tuple[float, float, float, bool]:
     """Second moments with a circular Gaussian weight taken out: C = (M^-1 - 1/w^2)^-1."""
     determinant = xx * yy - xy * xy
@@ -143,11 +153,11 @@ def _shape(
     pixels: np.ndarray, masked: np.ndarray, level: float, row: int, col: int, noise: float, out: np.ndarray
 ) -> int:
     """Iterate centre and weight of one star: 0; 1 if it does not settle on anything positive; 2 if it is too sharp."""
-    sums = np.empty(7)
+    sums, weights = np.empty(7), np.empty((2, 2 * HALF + 1))
     y, x, width = float(row), float(col), 2.0
     xx = yy = xy = 0.0
     for _ in range(8):
-        _weighted(pixels, masked, level, y, x, width, sums)
+        _weighted(pixels, masked, level, y, x, width, weights, sums)
         if sums[0] <= 0.0:
             return 1
         shift_x, shift_y = sums[1] / sums[0], sums[2] / sums[0]
