@@ -91,7 +91,15 @@ def cells(
     """
     out, counts = _no_cells(shape)
     _add_cells(
-        mean, count, near, np.float32(level), side, count[0].astype(np.float32), _lines(mean.shape[1]), out, counts
+        mean,
+        count,
+        near,
+        np.float32(level),
+        side,
+        count[len(mean) // 2].astype(np.float32),
+        _lines(mean.shape[1]),
+        out,
+        counts,
     )
     return out, counts
 
@@ -118,7 +126,7 @@ def _add_cells(
     rows = mean.shape[0]
     for i in range(rows):
         # Loop by loop: one over all four lines does not become vector instructions.
-        if _all_equal(count[i], count[0]):
+        if _all_equal(count[i], count[rows // 2]):
             _weigh_usual(mean[i], usual, near[i], reference, lines[0], lines[2])
             _count_usual(usual, near[i], lines[1], lines[3])
         else:

@@ -15,10 +15,10 @@ from hpcqa.kernels import fast_kernel, kernel
 
 _SAMPLE = 64
 _ASIDE = 12  # places in the sample on both sides of a rank that the first limits are at: three standard deviations
-_FEW = 256  # so many numbers are sorted
+_FEW = 64  # so many numbers are sorted
 _GOLDEN = 0.6180339887498949
 _BLOCK = 64
-_ROUNDS = 4
+_ROUNDS = 6
 _A_BUCKET, _MOST_BUCKETS = 32, 1024  # numbers in a bucket, buckets
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from hpcqa.pixels.streaks import Streak
 
 PEAK_SIGMA = 5.0
 MOST_PEAKS = 20000
-_AT_ONCE = 64  # working pixels that are looked at together
 
 
 @dataclass(frozen=True)
@@ -44,31 +42,21 @@ class Peaks:
 
 
 @fast_kernel
-def _peaks_in(above: np.ndarray, row: np.ndarray, below: np.ndarray, threshold: np.float32, is_peak: np.ndarray) -> Any:
-    """Which pixels of a row are above a threshold and the largest of nine, and how many; the ends have too few beside.
+def _peaks_in(
+    above: np.ndarray, row: np.ndarray, below: np.ndarray, threshold: np.float32, is_peak: np.ndarray
+) -> None:
+    """Which pixels of a row are above a threshold and the largest of nine; the ends have too few beside.
 
     Of equal neighbours the first in reading order wins.
     """
-    num = np.int32(0)
     for j in range(is_peak.shape[0]):
         value = row[j + 1]
-        one = np.int32(
+        is_peak[j] = (
             (value > threshold)
             & (value > row[j]) & (value >= row[j + 2])
             & (value > above[j]) & (value > above[j + 1]) & (value > above[j + 2])
             & (value >= below[j]) & (value >= below[j + 1]) & (value >= below[j + 2])
         )  # fmt: skip
-        is_peak[j] = one
-        num = np.int32(num + one)
-    return num
-
-
-@fast_kernel
-def _any_above(values: np.ndarray, threshold: np.float32) -> Any:
-    num = np.int32(0)
-    for j in range(values.shape[0]):
-        num = np.int32(num + np.int32(values[j] > threshold))
-    return num != 0
 
 
 @inner_kernel
@@ -80,24 +68,23 @@ def _peaks(
     heights: np.ndarray,
     is_peak: np.ndarray,
 ) -> int:
-    """Peaks into rows, cols and heights until these are full, and how many; `is_peak` is room, int32 (_AT_ONCE,)."""
-    num = 0
-    last = image.shape[1] - 1
+    """Peaks into rows, cols and heights until these are full; how many.
+
+    `is_peak` is room for a row, uint8, zeros, a multiple of eight: most of an image is sky, and eight bytes that are
+    zero are seen at once.
+    """
+    num, inside = 0, max(image.shape[1] - 2, 0)
+    eights = is_peak.view(np.uint64)
     for i in range(1, image.shape[0] - 1):
-        for start in range(1, last, _AT_ONCE):
-            stop = min(start + _AT_ONCE, last)
-            near = slice(start - 1, stop + 1)
-            # Most of the image is sky.
-            if not _any_above(image[i, start:stop], threshold):
+        _peaks_in(image[i - 1], image[i], image[i + 1], threshold, is_peak[:inside])
+        for k in range(eights.size):
+            if eights[k] == 0:
                 continue
-            three_rows = image[i - 1, near], image[i, near], image[i + 1, near]
-            if _peaks_in(*three_rows, threshold, is_peak[: stop - start]) == 0:
-                continue
-            for j in range(start, stop):
-                if is_peak[j - start]:
+            for j in range(8 * k, 8 * k + 8):
+                if is_peak[j]:
                     if num == rows.shape[0]:
                         return num
-                    rows[num], cols[num], heights[num] = i, j, image[i, j]
+                    rows[num], cols[num], heights[num] = i, j + 1, image[i, j + 1]
                     num += 1
     return num
 
@@ -107,7 +94,8 @@ def find_peaks(scanned: Scan, sources: Sources, *, threshold: float = PEAK_SIGMA
     rows, cols = np.empty(MOST_PEAKS, np.int32), np.empty(MOST_PEAKS, np.int32)
     heights = np.empty(MOST_PEAKS, np.float32)
     noise = max(sources.smooth_noise, 1e-12)
-    num = _peaks(sources.smooth, np.float32(threshold * noise), rows, cols, heights, np.empty(_AT_ONCE, np.int32))
+    is_peak = np.zeros(-(-sources.smooth.shape[1] // 8) * 8, np.uint8)
+    num = _peaks(sources.smooth, np.float32(threshold * noise), rows, cols, heights, is_peak)
     keys = np.sort(_keys(heights[:num]))
     return Peaks(*_ordered(keys, rows, cols, heights, scanned.step, np.float32(noise)))
 

@@ -8,6 +8,7 @@ moment, come from the radial profile.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from hpcqa.pixels.streaks import Streak, find_streaks
 MOST_SHAPES = 100  # the brightest usable peaks are measured on native pixels
 HALF = 20  # native pixels around a star that its shape is measured on
 RINGS = HALF  # one-pixel rings of the radial profile
+_WIDE = 48  # whole vector registers that the 2 HALF + 1 pixels of a row fit into
 MIN_SIGMA = 0.7  # sharper than any star: cosmic rays and hot pixels
 _AHEAD = 2  # peaks whose pixels are fetched before they are wanted
 STACK_HALF = 16
@@ -185,24 +187,57 @@ def _shape(
     return 2 if out[SIGMA] < MIN_SIGMA else 0
 
 
+@fast_kernel
+def _rings_of(dy2: np.float32, dx2: np.ndarray, rings: np.ndarray) -> None:
+    """The one-pixel ring that each pixel of a row lies in, RINGS for those beyond.
+
+    The width is written out, for the compiler; what lies behind the row is worked out too, and not looked at.
+    """
+    for k in range(_WIDE):
+        away = np.sqrt(dy2 + dx2[np.uint64(k)]) + np.float32(0.5)
+        rings[np.uint64(k)] = np.int32(away if away < np.float32(RINGS) else np.float32(RINGS))
+
+
+@fast_kernel
+def _num_good(pixels: np.ndarray, masked: np.ndarray) -> Any:
+    num = np.int32(0)
+    for k in range(pixels.size):
+        num = np.int32(num + np.int32((abs(pixels[k]) < np.float32(np.inf)) & (masked[k] == 0)))
+    return num
+
+
+@inner_kernel
+def _ring_sums(
+    pixels: np.ndarray, masked: np.ndarray, y: float, x: float, dx2: np.ndarray, rings: np.ndarray, sums: np.ndarray
+) -> None:
+    """Sum and number of the valid pixels in each one-pixel ring about (y, x) into sums, (RINGS + 1, 2).
+
+    `dx2`, float32, and `rings`, int32, are room of _WIDE.
+    """
+    row, col = round(y), round(x)
+    start, stop = max(col - HALF, 0), min(col + HALF + 1, pixels.shape[1])
+    for k in range(_WIDE):
+        dx2[k] = np.float32((start + k - x) ** 2)
+    sums[:] = 0.0
+    for i in range(max(row - HALF, 0), min(row + HALF + 1, pixels.shape[0])):
+        _rings_of(np.float32((i - y) ** 2), dx2, rings)
+        whole = _num_good(pixels[i, start:stop], masked[i, start:stop]) == stop - start
+        for j in range(start, stop):
+            if whole or (not masked[i, j] and np.isfinite(pixels[i, j])):
+                ring = np.uint64(rings[np.uint64(j - start)])
+                sums[ring, 0] += pixels[i, j]
+                sums[ring, 1] += 1.0
+
+
 @kernel
 def _profile(pixels: np.ndarray, masked: np.ndarray, level: float, out: np.ndarray) -> None:
     """Half-light ring and central dip from one-pixel rings about the star's centre."""
-    total, number = np.zeros(RINGS), np.zeros(RINGS)
-    row, col = round(out[Y]), round(out[X])
-    start, stop = max(col - HALF, 0), min(col + HALF + 1, pixels.shape[1])
-    rings = np.empty(stop - start, np.int64)
-    for i in range(max(row - HALF, 0), min(row + HALF + 1, pixels.shape[0])):
-        for j in range(start, stop):
-            rings[j - start] = int(((i - out[Y]) ** 2 + (j - out[X]) ** 2) ** 0.5 + 0.5)
-        for j in range(start, stop):
-            ring = rings[j - start]
-            if ring < RINGS and not masked[i, j] and np.isfinite(pixels[i, j]):
-                total[ring] += pixels[i, j] - level
-                number[ring] += 1.0
+    sums = np.empty((RINGS + 1, 2))
+    _ring_sums(pixels, masked, out[Y], out[X], np.empty(_WIDE, np.float32), np.empty(_WIDE, np.int32), sums)
+    total, number = sums[:, 0], sums[:, 1]
     highest = 0.0
     for k in range(RINGS):
-        total[k] = total[k] / number[k] if number[k] > 0 else 0.0
+        total[k] = total[k] / number[k] - level if number[k] > 0 else 0.0
         highest = max(highest, total[k])
     if highest <= 0.0:
         return
