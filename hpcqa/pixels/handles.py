@@ -38,6 +38,7 @@ _MANY_NEW = 64  # files to open; on a parallel file system each costs a round tr
 
 _open = types.ExternalFunction("open", types.int32(types.uintp, types.int32))
 _close = types.ExternalFunction("close", types.int32(types.int32))
+_pread = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 _preadv = types.ExternalFunction("preadv", types.intp(types.int32, types.uintp, types.int32, types.int64))
 # In place of fstat: its record is the same on every processor, and older libraries have no function named fstat.
 _statx = types.ExternalFunction(
@@ -153,7 +154,7 @@ class Handles:
 
     def _groups(self, stretches: Stretches) -> Iterator[Stretches]:
         """As many stretches at a time as there may be open files."""
-        if len(stretches.file) <= self.most:
+        if self.most >= min(len(stretches.file), len(self.paths)):
             yield stretches
             return
         new = np.flatnonzero(np.diff(stretches.file, prepend=-1))
@@ -351,6 +352,10 @@ def _read(
     vectors = np.empty((_VECTORS, 2), np.uintp)  # struct iovec: address, length
     for k in range(len(descriptor)):
         place, part = offset[k], first[k]
+        if first[k + 1] == part + 1:  # most are: the system need not fetch the vector
+            if _pread(descriptor[k], base + begin[part], length[part], place) != length[part]:
+                return k
+            continue
         while part < first[k + 1]:
             number = min(first[k + 1] - part, _VECTORS)
             size = 0
