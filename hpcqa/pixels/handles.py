@@ -31,8 +31,8 @@ from hpcqa.pixels.shardindex import state_of
 
 _VECTORS = 512  # parts of one read; systems allow 1,024
 _WORTH_THREADS = 1 << 22  # bytes; for fewer, threads cost more than they hide
-_USUAL = 512  # handles; a process may have no more than 1,024 files open
-_SHARE = 2  # one in so many of the files that this process may have open is ours at most
+_USUAL = 256  # handles; a process may have no more than 1,024 files open, and more than one reader
+_SHARE = 2  # one in so many of the files that this process may have open is a reader's at most
 _SPARE = 16  # where handles are closed, one in so many is, so that the oldest need not be found for each new file
 _MANY_NEW = 64  # files to open; on a parallel file system each costs a round trip
 
@@ -178,7 +178,8 @@ class Handles:
         """Let twice as many handles stay open: reads come back to files that were closed for want of room."""
         wanted = min(2 * self.most, self._most)
         if wanted > self.most:
-            self.most = max(self.most, _allowed(wanted))
+            others = sum(one.most for one in list(_all) if one is not self)
+            self.most = max(self.most, _allowed(wanted + others) - others)
 
     def _share(self, stretches: Stretches, work: Callable[[Stretches], None], threaded: bool) -> None:
         """Have the threads take a part each, so that a file is opened by one and read in its order."""
