@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import resource
 import tempfile
@@ -101,9 +102,12 @@ class Data:
                 for row in range(number * rows, min((number + 1) * rows, self.num_single)):
                     single[f"idx_{row}"] = views[row - number * rows]
         self.flat = np.memmap(self.flat_path, np.float16, "r", shape=(num_shards * rows, *size))
+        self.maps = [self.flat]
 
     def forget(self) -> None:
-        """Empty the page cache of these files."""
+        """Empty the page cache of these files; what is mapped would stay in it."""
+        for one in self.maps:
+            one._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
         for path in [*self.paths, self.flat_path]:
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
@@ -117,6 +121,7 @@ def maps_of_shards(data: Data) -> Callable[[np.ndarray], np.ndarray]:
     for path in data.paths:
         with store.open_arrays(path, SHARD) as shard:
             maps.append(shard.mapping("context"))
+    data.maps += maps
     return lambda rows: gather(lambda row: maps[row // data.rows][row % data.rows], rows, data.size)
 
 

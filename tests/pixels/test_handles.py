@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import resource
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -178,6 +179,20 @@ def test_the_limit_of_open_files_is_raised_as_far_as_needed(limits):
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (800, limits)
     assert handles._allowed(40) == 40
     assert handles._allowed(limits) == limits // 2
+
+
+def test_readers_share_what_the_process_may_have_open(paths, monkeypatch):
+    monkeypatch.setattr(handles, "_USUAL", 1)
+    monkeypatch.setattr(handles, "_all", weakref.WeakSet())
+    monkeypatch.setattr(handles, "_allowed", lambda wanted: min(wanted, 6))
+    first, second = open_files(paths, most=6), open_files(paths, most=6)
+    for files in (first, second):
+        for number in (*range(6), *range(6)):
+            files.read(*stretches([(number, 0, [10])]))
+    assert [first.most, second.most] == [5, 1]
+    assert first.num_open == 5
+    first.close()
+    second.close()
 
 
 def test_no_room_for_another_file_is_no_missing_file(paths, limits):
