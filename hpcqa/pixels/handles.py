@@ -92,7 +92,7 @@ class Handles:
         self._name = np.cumsum([0, *map(len, names)])[:-1]
         self._descriptor = np.full(len(self.paths), -1, np.int32)
         self._forget()
-        _all.add(self)
+        _all.add(weakref.ref(self, _all.discard))
         weakref.finalize(self, _close_all, self._descriptor)
 
     def _forget(self) -> None:
@@ -178,7 +178,7 @@ class Handles:
         """Let twice as many handles stay open: reads come back to files that were closed for want of room."""
         wanted = min(2 * self.most, self._most)
         if wanted > self.most:
-            others = sum(one.most for one in list(_all) if one is not self)
+            others = sum(one.most for one in _readers() if one is not self)
             self.most = max(self.most, _allowed(wanted + others) - others)
 
     def _share(self, stretches: Stretches, work: Callable[[Stretches], None], threaded: bool) -> None:
@@ -261,7 +261,11 @@ class Handles:
                 offset, left = offset + got, left[got:]
 
 
-_all: weakref.WeakSet[Handles] = weakref.WeakSet()
+_all: set[weakref.ref[Handles]] = set()  # no WeakSet: another thread may add to it while it is gone through
+
+
+def _readers() -> list[Handles]:
+    return [one for known in tuple(_all) if (one := known()) is not None]
 
 
 def _close_all(descriptor: np.ndarray) -> None:
@@ -272,7 +276,7 @@ def _close_all(descriptor: np.ndarray) -> None:
 
 
 def _after_fork() -> None:
-    for one in list(_all):
+    for one in _readers():
         one.after_fork()
 
 

@@ -1,7 +1,6 @@
 import multiprocessing
 import os
 import resource
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -183,7 +182,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_needed(limits):
 
 def test_readers_share_what_the_process_may_have_open(paths, monkeypatch):
     monkeypatch.setattr(handles, "_USUAL", 1)
-    monkeypatch.setattr(handles, "_all", weakref.WeakSet())
+    monkeypatch.setattr(handles, "_all", set())
     monkeypatch.setattr(handles, "_allowed", lambda wanted: min(wanted, 6))
     first, second = open_files(paths, most=6), open_files(paths, most=6)
     for files in (first, second):
