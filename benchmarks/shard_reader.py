@@ -1,6 +1,7 @@
 """The training reader beside np.memmap and others on the same data, from 10 shards to 10,000, in one run.
 
     python benchmarks/shard_reader.py [--shards 10 100 10000] [--size 512 256] [--rows 32 | --total 320000]
+                                      [--open-files 1024]
 
 Samples are float16 context views of --size pixels in shards of --rows CCDs, or --total samples in all, so that the same
 data lie in few files or in many: the number of files is then all that differs (fewer samples also stay in the
@@ -8,15 +9,17 @@ processor's caches, which speeds up every method). All data is written twice, so
 as 64 64. The reader visits rows in hpcqa's own order, its cache in memory is off. np.memmap
 reads the same rows in the same order: from one flat file, and from the shards themselves, one map a shard. Methods take
 turns; the best of three is told, with a warm page cache, by the clock and, for the two that are compared, by the
-processor's time of all threads, which another job on the machine disturbs less. Then each once with the page cache
-emptied. Besides: handles, memory of its own, time of the first opening (with the notes that the shard stage leaves, and
-without; what they cost is told) and of later ones.
+processor's time of all threads, which another job on the machine disturbs less. "handles closed before" has to open its
+files, as the first epoch of training has, and all others where --open-files, a hard limit as of `ulimit -Hn`, is too
+low for handles to stay. Then each once with the page cache emptied. Besides: handles, memory of its own, time of the
+first opening (with the notes that the shard stage leaves, and without; what they cost is told) and of later ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import resource
 import tempfile
@@ -99,9 +102,12 @@ class Data:
                 for row in range(number * rows, min((number + 1) * rows, self.num_single)):
                     single[f"idx_{row}"] = views[row - number * rows]
         self.flat = np.memmap(self.flat_path, np.float16, "r", shape=(num_shards * rows, *size))
+        self.maps = [self.flat]
 
     def forget(self) -> None:
-        """Empty the page cache of these files."""
+        """Empty the page cache of these files; what is mapped would stay in it."""
+        for one in self.maps:
+            one._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
         for path in [*self.paths, self.flat_path]:
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
@@ -115,6 +121,7 @@ def maps_of_shards(data: Data) -> Callable[[np.ndarray], np.ndarray]:
     for path in data.paths:
         with store.open_arrays(path, SHARD) as shard:
             maps.append(shard.mapping("context"))
+    data.maps += maps
     return lambda rows: gather(lambda row: maps[row // data.rows][row % data.rows], rows, data.size)
 
 
@@ -173,8 +180,13 @@ def compare(data: Data, num_batches: int) -> dict[str, float]:
     def flat(rows: np.ndarray) -> np.ndarray:
         return gather(lambda row: data.flat[row], rows, data.size)
 
+    def closed_before() -> float:
+        ours.close()
+        return rate(lambda rows: ours.batch("context", rows), batches)
+
     methods: dict[str, Callable[[], float]] = {
         "hpcqa": lambda: rate(lambda rows: ours.batch("context", rows), batches),
+        "hpcqa, handles closed before": closed_before,
         "np.memmap of one flat file": lambda: rate(flat, batches),
         "np.memmap, fancy index": lambda: rate(lambda rows: data.flat[rows], batches),
         "hpcqa, rows at random": lambda: rate(lambda rows: ours.batch("context", rows), at_random),
@@ -226,9 +238,11 @@ def main() -> None:
     parser.add_argument("--total", type=int, help="CCDs in all shards together, instead")
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--size", type=int, nargs=2, default=[512, 256], help="rows and columns of a view")
+    parser.add_argument("--open-files", type=int, help="most files that this process may have open")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     options = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
+    if options.open_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (options.open_files, options.open_files))
     results = {}
     for num_shards in options.shards:
         size = (options.size[0], options.size[1])

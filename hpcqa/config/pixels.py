@@ -52,7 +52,13 @@ class ShardConfig:
         low=0,
         output=False,
     )
-    reader_handles: int = setting(4096, "Most shard files that a reader keeps open.", low=1, high=4096, output=False)
+    reader_handles: int = setting(
+        16384,
+        "Most shard files that a reader keeps open; half of what the process may have open is another limit.",
+        low=1,
+        high=1 << 20,
+        output=False,
+    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from the shards' index; HDF5 has no part in it.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from hpcqa.artifacts import store
 from hpcqa.artifacts.catalog import CALIBRATION, SHARD
 from hpcqa.config import Config
 from hpcqa.errors import DataError
+from hpcqa.kernels import kernel
 from hpcqa.pixels.focal import FocalPlane, focal_plane
-from hpcqa.pixels.handles import Handles, Stretches, changes
+from hpcqa.pixels.handles import Handles, Stretches
 from hpcqa.pixels.order import BLOCK
 from hpcqa.pixels.shardindex import ARRAYS, open_index
 
@@ -56,6 +58,8 @@ class ShardSet:
         self.background_bin = columns["background_bin"]
         self._starts, self._offsets = index.starts, index.offsets
         self._shapes = dict(zip(ARRAYS, index.rows, strict=True))
+        self._dtypes = {name: np.dtype(SHARD.column(name).dtype) for name in ARRAYS}
+        self._row_bytes = {name: math.prod(self._shapes[name]) * self._dtypes[name].itemsize for name in ARRAYS}
         self._members = _Members(self.expnum, self.exposures)
         self._views, self._camera = config.views, config.instrument.name
         self._room = int(config.shard.reader_cache * 1e9)
@@ -150,13 +154,11 @@ class ShardSet:
         """
         rows = np.unique(np.asarray(rows, np.int64))
         for name in _BEHIND[view]:
-            size = self._row_bytes(name)
             if name in self._cache or self._has_room(name):
                 continue
-            shards, edges = self._runs(rows, gap=BLOCK)
-            first, last = rows[edges[:-1]], rows[edges[1:] - 1]
             with contextlib.suppress(DataError):
-                self._handles.will_need(shards, self._bytes_at(name, shards, first), (last - first + 1) * size)
+                # As if they went to where they come from: neighbours are one part, with what is between them.
+                self._handles.will_need(self._stretches(name, rows, rows, BLOCK))
 
     def _fetch(self, name: str, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows, np.int64)
@@ -175,50 +177,63 @@ class ShardSet:
 
     def _has_room(self, name: str) -> bool:
         used = sum(values.nbytes for values in self._cache.values())
-        return used + self._row_bytes(name) * len(self) <= self._room
-
-    def _row_bytes(self, name: str) -> int:
-        return int(np.prod(self._shapes[name])) * np.dtype(SHARD.column(name).dtype).itemsize
-
-    def _bytes_at(self, name: str, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Where rows' bytes begin in their files: int64."""
-        inside = (rows - self._starts[shards]) * self._row_bytes(name)
-        return np.asarray(self._offsets[shards, ARRAYS.index(name)] + inside)
-
-    def _runs(self, rows: np.ndarray, gap: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Stretches of sorted, distinct rows no further apart in one file: its number, (R,); their edges, (R + 1,)."""
-        if not len(rows):
-            return np.empty(0, np.int64), np.zeros(1, np.int64)
-        shard = np.searchsorted(self._starts, rows, side="right") - 1
-        is_new = changes(shard)
-        is_new[1:] |= rows[1:] - rows[:-1] > gap
-        first = np.flatnonzero(is_new)
-        return shard[first], np.append(first, len(rows))
+        return used + self._row_bytes[name] * len(self) <= self._room
 
     def _read(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Rows of a dataset, in any order, repeats allowed."""
-        out = np.empty((len(rows), *self._shapes[name]), SHARD.column(name).dtype)
+        out = np.empty((len(rows), *self._shapes[name]), self._dtypes[name])
         if not out.size:
             return out
         places = np.argsort(rows, kind="stable")
         ordered = rows[places]
-        is_first = changes(ordered)
-        self._handles.read(self._stretches(name, ordered[is_first], places[is_first]), out.reshape(-1).view(np.uint8))
-        if not is_first.all():
-            out[places] = out[places[is_first]][np.cumsum(is_first) - 1]
+        self._handles.read(self._stretches(name, ordered, places), out.reshape(-1).view(np.uint8))
+        is_again = ordered[1:] == ordered[:-1]
+        if is_again.any():
+            first = np.append(True, ~is_again)
+            out[places] = out[places[first]][np.cumsum(first) - 1]
         return out
 
-    def _stretches(self, name: str, rows: np.ndarray, places: np.ndarray) -> Stretches:
-        """Where the bytes of sorted, distinct rows are, and where they go: each row into its place."""
-        size = self._row_bytes(name)
-        shards, edges = self._runs(rows)
-        # Neighbours in the file that are neighbours in the batch too are one part.
-        is_new = changes(places, 1)
-        is_new[edges[:-1]] = True
-        parts = np.flatnonzero(is_new)
-        lengths = (np.append(parts[1:], len(rows)) - parts) * size
-        first = np.searchsorted(parts, edges)
-        return Stretches(shards, self._bytes_at(name, shards, rows[edges[:-1]]), first, places[parts] * size, lengths)
+    def _stretches(self, name: str, rows: np.ndarray, places: np.ndarray, gap: int = 1) -> Stretches:
+        """Where the bytes of sorted rows are, in pieces no further apart than `gap`, and which places they go to."""
+        offsets = self._offsets[:, ARRAYS.index(name)]
+        return Stretches(*_stretches(rows, places, gap, self._starts, offsets, self._row_bytes[name]))
+
+
+@kernel
+def _stretches(
+    rows: np.ndarray, places: np.ndarray, gap: int, starts: np.ndarray, offsets: np.ndarray, size: int
+) -> tuple[np.ndarray, ...]:  # fmt: skip
+    """The parts of Stretches for sorted rows; of a row that is there several times, the first.
+
+    Args:
+        places: of each row in the array.
+        starts, offsets: the first row of each file and where its bytes begin.
+        size: bytes of a row.
+    """
+    most = len(rows)
+    file, offset, first = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most + 1, np.int64)
+    begin, length = np.empty(most, np.int64), np.empty(most, np.int64)
+    shard, stretches, parts, before = 0, 0, 0, 0
+    for k in range(most):
+        step = rows[k] - rows[before]
+        if k and not step:
+            continue
+        is_new = k == 0 or step > gap
+        if k == 0 or rows[k] >= starts[shard + 1]:
+            shard, is_new = np.searchsorted(starts, rows[k], side="right") - 1, True
+        if is_new:
+            file[stretches], offset[stretches] = shard, offsets[shard] + (rows[k] - starts[shard]) * size
+            first[stretches] = parts
+            stretches += 1
+        # Neighbours in the file that are neighbours in the array too are one part.
+        if not is_new and places[k] == places[before] + step:
+            length[parts - 1] += step * size
+        else:
+            begin[parts], length[parts] = places[k] * size, size
+            parts += 1
+        before = k
+    first[stretches] = parts
+    return file[:stretches], offset[:stretches], first[: stretches + 1], begin[:parts], length[:parts]
 
 
 class _Members:

@@ -1,17 +1,21 @@
 """Reading stretches of many files with few open handles: the least recently used are closed first.
 
 Nothing is open after construction; handles and threads are made on first use in each process, so that a reader can be
-forked, spawned and pickled. The reads themselves are one compiled loop around preadv: at 8 KiB a row, Python's part of
-a read would cost more than the system's.
+forked, spawned and pickled. Opening, reading and closing are compiled loops around the system's calls: at 8 KiB a row
+and a file in every tenth, Python's part would cost more than the system's. What such a loop cannot do is done again in
+Python, one file at a time, which knows what to say.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import itertools
 import os
 import resource
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,13 +31,24 @@ from hpcqa.pixels.shardindex import state_of
 
 _VECTORS = 512  # parts of one read; systems allow 1,024
 _WORTH_THREADS = 1 << 22  # bytes; for fewer, threads cost more than they hide
-_USUAL = 640  # handles; a system may allow no more than 1,024
-_OTHERS = 256  # handles that are not ours
-# Training comes back to two blocks for each row of a batch (order.py), and a block lies in one file or two.
-_COMES_BACK_TO = 4
+_USUAL = 256  # handles; a process may have no more than 1,024 files open, and more than one reader
+_SHARE = 2  # one in so many of the files that this process may have open is a reader's at most
+_SPARE = 16  # where handles are closed, one in so many is, so that the oldest need not be found for each new file
 _MANY_NEW = 64  # files to open; on a parallel file system each costs a round trip
 
+_open = types.ExternalFunction("open", types.int32(types.uintp, types.int32))
+_close = types.ExternalFunction("close", types.int32(types.int32))
+_pread = types.ExternalFunction("pread", types.intp(types.int32, types.uintp, types.uintp, types.int64))
 _preadv = types.ExternalFunction("preadv", types.intp(types.int32, types.uintp, types.int32, types.int64))
+# In place of fstat: its record is the same on every processor, and older libraries have no function named fstat.
+_statx = types.ExternalFunction(
+    "statx", types.int32(types.int32, types.uintp, types.int32, types.uint32, types.uintp)
+)  # fmt: skip
+_HAS_STATX = hasattr(ctypes.CDLL(None), "statx")
+_HOW = os.O_RDONLY | os.O_CLOEXEC
+_EMPTY_PATH = 0x1000  # AT_EMPTY_PATH: of the open file itself
+_WANTED = 0x40 | 0x200  # STATX_MTIME, STATX_SIZE
+_STATX_WORDS = 32  # of 8 bytes
 
 
 @dataclass(frozen=True)
@@ -68,24 +83,37 @@ class Handles:
             most: handles that stay open, if reads are of so many files that this many are of use.
             threads: that read together.
         """
-        self.paths, self.states, self.threads = list(paths), states.tolist(), threads
-        self._most, self.most = most, min(most, _USUAL)
+        self.paths, self.states, self.threads, self._most = list(paths), states, threads, min(most, len(paths))
+        self._begin()
+
+    def _begin(self) -> None:
+        names = [os.fsencode(path) + b"\0" for path in self.paths]
+        self._names = np.frombuffer(b"".join(names), np.uint8)
+        self._name = np.cumsum([0, *map(len, names)])[:-1]
+        self._descriptor = np.full(len(self.paths), -1, np.int32)
         self._forget()
+        _all.add(weakref.ref(self, _all.discard))
+        weakref.finalize(self, _close_all, self._descriptor)
 
     def _forget(self) -> None:
-        self._descriptor = np.full(len(self.paths), -1, np.int32)
+        """Begin anew in this process."""
+        self.most = min(self._most, _USUAL)
         self._used = np.zeros(len(self.paths), np.int64)
         self._turn = 0
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._process = os.getpid()
+
+    def after_fork(self) -> None:
+        """Close what is the other process's, at once: later its numbers may be other files' of this one."""
+        _close_all(self._descriptor)
+        self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("paths", "states", "threads", "_most", "most")}
+        return {name: self.__dict__[name] for name in ("paths", "states", "threads", "_most")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self._begin()
 
     def read(self, stretches: Stretches, out: np.ndarray) -> None:
         """Fill parts of `out`, uint8 (n,), from some files; one call at a time, which uses several threads itself.
@@ -98,14 +126,13 @@ class Handles:
             self._open(part.file)
             self._fill(part, out)
 
-        with self._mine():
-            self._stay_open(int(np.count_nonzero(changes(stretches.file))))
+        with self._lock:
             for group in self._groups(stretches):
                 size = int(group.length[group.first[0] : group.first[-1]].sum())
                 self._share(group, work, self._make_room(group.file) >= _MANY_NEW or size >= _WORTH_THREADS)
 
-    def will_need(self, file: np.ndarray, offset: np.ndarray, size: np.ndarray) -> None:
-        """Ask the system to have some stretches ready, (R,) each, sorted by file; nothing happens where it can't.
+    def will_need(self, stretches: Stretches) -> None:
+        """Ask the system to have some stretches of one part each ready; nothing happens where it can't.
 
         Raises:
             DataError: as `read`.
@@ -119,50 +146,40 @@ class Handles:
             for one in zip(descriptors, part.offset.tolist(), part.length[part.first[:-1]].tolist(), strict=True):
                 os.posix_fadvise(*one, os.POSIX_FADV_WILLNEED)
 
-        with self._mine():
-            places = np.arange(len(file) + 1)
-            for group in self._groups(Stretches(file, offset, places, places[:-1], size)):
+        with self._lock:
+            for group in self._groups(stretches):
                 self._share(group, work, self._make_room(group.file) >= _MANY_NEW)
 
     # Handles: only called by the one who holds the lock
 
-    def _mine(self) -> threading.Lock:
-        if self._process != os.getpid():
-            self._forget()
-        return self._lock
-
-    def _stay_open(self, files: int) -> None:
-        """Let as many handles stay open as reads of so many files come back to, if these are not simply too many."""
-        wanted = _COMES_BACK_TO * files
-        if self.most < wanted <= self._most:
-            self.most = max(self.most, _allowed(wanted))
-
     def _groups(self, stretches: Stretches) -> Iterator[Stretches]:
         """As many stretches at a time as there may be open files."""
-        new = np.flatnonzero(changes(stretches.file))
-        if len(new) <= self.most:
+        if self.most >= min(len(stretches.file), len(self.paths)):
             yield stretches
             return
+        new = np.flatnonzero(np.diff(stretches.file, prepend=-1))
         for start, stop in itertools.pairwise([*new[:: self.most].tolist(), len(stretches.file)]):
             yield stretches[start:stop]
 
     def _make_room(self, files: np.ndarray) -> int:
         """Close the handles that were not used for longest; how many of these files are not open."""
         self._turn += 1
-        self._used[files] = self._turn
-        new = len(self._closed(files))
+        new, again = _mark(files, self._turn, self._used, self._descriptor)
+        if again:
+            self._keep_more()
         too_many = self.num_open + new - self.most if new else 0
         if too_many > 0:
             idle = np.flatnonzero((self._descriptor >= 0) & (self._used < self._turn))
-            for number in idle[np.argsort(self._used[idle], kind="stable")][:too_many].tolist():
-                self._close(number)
+            oldest = idle[np.argsort(self._used[idle], kind="stable")]
+            _close_files(oldest[: max(too_many, self.most // _SPARE)], self._descriptor)
         return new
 
-    def _closed(self, files: np.ndarray) -> list[int]:
-        """Those of some sorted files that are not open."""
-        closed = files[self._descriptor[files] < 0]
-        numbers: list[int] = closed[changes(closed)].tolist()
-        return numbers
+    def _keep_more(self) -> None:
+        """Let twice as many handles stay open: reads come back to files that were closed for want of room."""
+        wanted = min(2 * self.most, self._most)
+        if wanted > self.most:
+            others = sum(one.most for one in _readers() if one is not self)
+            self.most = max(self.most, _allowed(wanted + others) - others)
 
     def _share(self, stretches: Stretches, work: Callable[[Stretches], None], threaded: bool) -> None:
         """Have the threads take a part each, so that a file is opened by one and read in its order."""
@@ -180,22 +197,29 @@ class Handles:
                 raise problem
 
     def _open(self, files: np.ndarray) -> None:
-        for number in self._closed(files):
-            self._descriptor[number] = self._opened(number)
+        done = 0
+        while done < len(files):
+            if _HAS_STATX:
+                done += _open_files(files[done:], self._names, self._name, self.states, self._descriptor)
+            if done < len(files):
+                number = int(files[done])
+                if self._descriptor[number] < 0:
+                    self._descriptor[number] = self._opened(number)
+                done += 1
 
     def _opened(self, number: int) -> int:
+        path = self.paths[number]
         try:
-            descriptor = os.open(self.paths[number], os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, _HOW)
         except OSError as error:
-            raise DataError(f"{self.paths[number]}: cannot be opened ({error.strerror}); is it still there?") from None
-        if list(state_of(os.fstat(descriptor))) != self.states[number]:
+            advice = "is it still there?"
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                advice = "lower shard.reader_handles or raise the limit on open files (ulimit -n)."
+            raise DataError(f"{path}: cannot be opened ({error.strerror}); {advice}") from None
+        if state_of(os.fstat(descriptor)) != tuple(self.states[number].tolist()):
             os.close(descriptor)
-            raise DataError(f"{self.paths[number]}: was replaced while it was in use; start the stage again.")
+            raise DataError(f"{path}: was replaced while it was in use; start the stage again.")
         return descriptor
-
-    def _close(self, number: int) -> None:
-        os.close(int(self._descriptor[number]))
-        self._descriptor[number] = -1
 
     @property
     def num_open(self) -> int:
@@ -203,9 +227,8 @@ class Handles:
 
     def close(self) -> None:
         """Close all handles; they open again on the next use."""
-        with self._mine():
-            for number in np.flatnonzero(self._descriptor >= 0).tolist():
-                self._close(number)
+        with self._lock:
+            _close_all(self._descriptor)
             if self._pool is not None:
                 self._pool.shutdown(wait=False)
             self._pool = None
@@ -238,22 +261,90 @@ class Handles:
                 offset, left = offset + got, left[got:]
 
 
+_all: set[weakref.ref[Handles]] = set()  # no WeakSet: another thread may add to it while it is gone through
+
+
+def _readers() -> list[Handles]:
+    return [one for known in tuple(_all) if (one := known()) is not None]
+
+
+def _close_all(descriptor: np.ndarray) -> None:
+    """Not compiled: after a fork and at the end of a process nothing can be compiled any more."""
+    for one in descriptor[descriptor >= 0].tolist():
+        os.close(one)
+    descriptor[:] = -1
+
+
+def _after_fork() -> None:
+    for one in _readers():
+        one.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def _allowed(wanted: int) -> int:
     """How many of so many handles this process may have; its soft limit is raised for them."""
     soft, hard = (limit if limit >= 0 else 1 << 62 for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
-    if soft < wanted + _OTHERS:
+    if soft < _SHARE * wanted:
         with contextlib.suppress(OSError, ValueError):
-            higher = min(wanted + _OTHERS, hard)
+            higher = min(_SHARE * wanted, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (higher, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
             soft = higher
-    return min(wanted, soft - _OTHERS)
+    return min(wanted, soft // _SHARE)
 
 
-def changes(values: np.ndarray, step: int = 0) -> np.ndarray:
-    """Where a value is not the one before it, plus `step`: bool, the first True. (np.diff takes four times as long.)"""
-    result = np.ones(len(values), np.bool_)
-    np.not_equal(values[1:], values[:-1] + step, out=result[1:])
-    return result
+@kernel
+def _mark(files: np.ndarray, turn: int, used: np.ndarray, descriptor: np.ndarray) -> tuple[int, int]:
+    """Note that some sorted files are used; how many are not open, and how many of these have been."""
+    new, again, last = 0, 0, -1
+    for number in files:
+        if number != last:
+            if descriptor[number] < 0:
+                new += 1
+                again += used[number] > 0
+            used[number] = turn
+            last = number
+    return new, again
+
+
+@kernel
+def _open_files(
+    files: np.ndarray, names: np.ndarray, name: np.ndarray, states: np.ndarray, descriptor: np.ndarray
+) -> int:
+    """Open some files that are not open; how many are before one that does not open, or is another one.
+
+    Args:
+        names: all paths, each with a zero after it; `name` is where each begins.
+        states, descriptor: of all files, as in Handles.
+    """
+    found = np.empty(_STATX_WORDS, np.int64)
+    halves, nothing = found.view(np.uint32), np.zeros(1, np.uint8)
+    for k in range(len(files)):
+        number = files[k]
+        if descriptor[number] >= 0:
+            continue
+        new = _open(names.ctypes.data + name[number], _HOW)
+        if new < 0:
+            return k
+        problem = _statx(new, nothing.ctypes.data, _EMPTY_PATH, _WANTED, found.ctypes.data)
+        # struct statx: bytes 0 what is known, 40 size, 112 time of writing in seconds, 120 and its nanoseconds.
+        is_known = problem == 0 and halves[0] & _WANTED == _WANTED
+        modified = found[14] * 1_000_000_000 + np.int64(halves[30])
+        if not is_known or found[5] != states[number, 0] or modified != states[number, 1]:
+            _close(new)
+            return k
+        descriptor[number] = new
+    return len(files)
+
+
+@kernel
+def _close_files(files: np.ndarray, descriptor: np.ndarray) -> None:
+    for number in files:
+        if descriptor[number] >= 0:
+            old = descriptor[number]
+            descriptor[number] = -1  # first, lest a process that is forked now takes it for open
+            _close(old)
 
 
 @kernel
@@ -266,6 +357,10 @@ def _read(
     vectors = np.empty((_VECTORS, 2), np.uintp)  # struct iovec: address, length
     for k in range(len(descriptor)):
         place, part = offset[k], first[k]
+        if first[k + 1] == part + 1:  # most are: the system need not fetch the vector
+            if _pread(descriptor[k], base + begin[part], length[part], place) != length[part]:
+                return k
+            continue
         while part < first[k + 1]:
             number = min(first[k + 1] - part, _VECTORS)
             size = 0

@@ -1,3 +1,4 @@
+import itertools
 import multiprocessing
 import pickle
 from dataclasses import replace
@@ -137,6 +138,33 @@ def test_rows_in_any_order_and_several_times_go_to_their_places(ready):
         rows = rng.integers(0, 12, rng.integers(0, 30))
         np.testing.assert_array_equal(found.batch("context", rows), views[rows])
         np.testing.assert_array_equal(found.numbers(rows), numbers[rows])
+
+
+@pytest.mark.parametrize("gap", [1, 3])
+def test_stretches_hold_the_rows_and_where_they_go(gap):
+    """Against a loop over rows: files of 5, 0, 1 and 9 rows whose bytes begin somewhere."""
+    starts, offsets, size = np.array([0, 5, 5, 6, 15]), np.array([100, -1, 7, 40]), 10
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        rows = np.sort(rng.integers(0, 15, rng.integers(1, 12)))
+        places = rng.permutation(12)[: len(rows)] if gap == 1 else rows
+        file, offset, first, begin, length = dataset._stretches(rows, places, gap, starts, offsets, size)
+        assert (np.diff(first) > 0).all()
+        assert first[-1] == len(begin) == len(length)
+        held = {}
+        for number, at, parts in zip(file, offset, itertools.pairwise(first), strict=True):
+            for part in range(*parts):
+                for inside in range(0, length[part], size):
+                    held[begin[part] + inside] = (number, at)
+                    at += size
+        for k, row in enumerate(rows):
+            number = np.searchsorted(starts, row, side="right") - 1
+            if k == 0 or row != rows[k - 1]:
+                where = held.pop(places[k] * size)
+                assert where == (number, offsets[number] + (row - starts[number]) * size)
+        assert len(held) <= (gap - 1) * len(rows)  # what lies between neighbours
+        apart = np.diff(rows)
+        assert len(file) == 1 + np.count_nonzero((apart > gap) | (np.diff(np.searchsorted(starts, rows, "right")) > 0))
 
 
 def _first_rows(found):

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,10 @@ def paths(tmp_path_factory):
 
 def open_files(paths, most=3, threads=2):
     return Handles(paths, np.array([state_of(path.stat()) for path in paths], np.int64), most, threads)
+
+
+def open_ones(files):
+    return np.flatnonzero(files._descriptor >= 0).tolist()
 
 
 def stretches(wanted):
@@ -76,7 +81,7 @@ def test_many_threads_with_few_handles(paths, monkeypatch, most):
     def read(seed):
         some = np.sort(np.random.default_rng(seed).choice(6, 4, replace=False))
         asked, out = stretches([(int(number), 0, [5000]) for number in some])
-        files.will_need(asked.file, asked.offset, asked.length)
+        files.will_need(asked)
         files.read(asked, out)
         return np.array_equal(out, np.concatenate([CONTENT[number] for number in some]))
 
@@ -91,7 +96,15 @@ def test_the_least_recently_used_are_closed_first(paths):
     files = open_files(paths, most=2)
     for number in (0, 1, 0, 2):
         files.read(*stretches([(number, 0, [1])]))
-    assert np.flatnonzero(files._descriptor >= 0).tolist() == [0, 2]
+    assert open_ones(files) == [0, 2]
+
+
+def test_room_for_many_is_made_at_once(paths, monkeypatch):
+    monkeypatch.setattr(handles, "_SPARE", 2)
+    files = open_files(paths, most=5)
+    for number in (0, 1, 2, 3, 4, 5):
+        files.read(*stretches([(number, 0, [1])]))
+    assert open_ones(files) == [2, 3, 4, 5]
 
 
 def test_more_parts_than_one_read_takes(paths):
@@ -147,20 +160,108 @@ def limits():
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_reads_of_many_files_keep_what_they_come_back_to_open(paths, monkeypatch):
-    monkeypatch.setattr(handles, "_USUAL", 3)
-    files = open_files(paths, most=19)
+def test_what_reads_come_back_to_stays_open(paths, monkeypatch):
+    monkeypatch.setattr(handles, "_USUAL", 2)
+    files = open_files(paths, most=5)
     kept = []
-    for count in (1, 2, 4, 6, 1):
-        files.read(*stretches([(number, 0, [10]) for number in range(count)]))
+    for number in (0, 1, 2, 3, 4, 5, 3, 4, 2, 1, 0):
+        files.read(*stretches([(number, 0, [10])]))
         kept.append(files.most)
-    assert kept == [4, 8, 16, 16, 16]  # 24 would be too many: reading all files once is no reason
-    assert files.num_open == 6
+    # Reading all files once is no reason; to come back to 3, which is closed, is one.
+    assert kept == [2] * 6 + [4] * 2 + [5] * 3
+    assert files.num_open == 5
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_needed(limits):
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, limits))
     assert handles._allowed(400) == 400
-    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (656, limits)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (800, limits)
     assert handles._allowed(40) == 40
-    assert handles._allowed(limits) == limits - handles._OTHERS
+    assert handles._allowed(limits) == limits // 2
+
+
+def test_readers_share_what_the_process_may_have_open(paths, monkeypatch):
+    monkeypatch.setattr(handles, "_USUAL", 1)
+    monkeypatch.setattr(handles, "_all", set())
+    monkeypatch.setattr(handles, "_allowed", lambda wanted: min(wanted, 6))
+    first, second = open_files(paths, most=6), open_files(paths, most=6)
+    for files in (first, second):
+        for number in (*range(6), *range(6)):
+            files.read(*stretches([(number, 0, [10])]))
+    assert [first.most, second.most] == [5, 1]
+    assert first.num_open == 5
+    first.close()
+    second.close()
+
+
+def test_no_room_for_another_file_is_no_missing_file(paths, limits):
+    files = open_files(paths)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits))
+    with pytest.raises(DataError, match=r"0: cannot be opened .*ulimit -n"):
+        files.read(*stretches([(0, 0, [10])]))
+
+
+def held(paths):
+    """Which of the files this process has open, through whomever."""
+    names = {str(path): number for number, path in enumerate(paths)}
+    links = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return sorted(names[link] for link in links if link in names)
+
+
+def read_elsewhere(files, results):
+    before = held(files.paths)
+    asked, out = stretches([(1, 0, [50]), (2, 0, [50])])
+    files.read(asked, out)
+    results.put((before, out.tobytes(), held(files.paths)))
+
+
+def test_a_fork_has_no_handles_of_its_parent(paths):
+    files = open_files(paths)
+    files.read(*stretches([(number, 0, [10]) for number in (0, 1, 3)]))
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    child = context.Process(target=read_elsewhere, args=(files, results))
+    child.start()
+    before, content, after = results.get()
+    child.join()
+    assert before == []
+    assert content == CONTENT[1][:50].tobytes() + CONTENT[2][:50].tobytes()
+    assert after == [1, 2]
+    assert held(paths) == [0, 1, 3]
+    files.close()
+
+
+@pytest.mark.parametrize("without", ["statx", "the compiled loop"])
+def test_python_opens_what_the_compiled_loop_does_not(paths, monkeypatch, without):
+    if without == "statx":
+        monkeypatch.setattr(handles, "_HAS_STATX", False)
+    else:
+        monkeypatch.setattr(handles, "_open_files", lambda *_: 0)
+    asked, out = stretches([(0, 7, [100]), (0, 200, [9]), (4, 1, [3])])
+    files = open_files(paths)
+    files.read(asked, out)
+    np.testing.assert_array_equal(out, np.concatenate([CONTENT[0][7:107], CONTENT[0][200:209], CONTENT[4][1:4]]))
+    assert open_ones(files) == [0, 4]
+
+
+@pytest.mark.skipif(not handles._HAS_STATX, reason="the system has no statx")
+def test_the_compiled_loop_opens_these_files_and_no_others(paths):
+    files = open_files(paths)
+    wanted = np.array([0, 0, 2, 3])
+
+    def opened(states):
+        return handles._open_files(wanted, files._names, files._name, states, files._descriptor)
+
+    for column in (0, 1):
+        others = files.states.copy()
+        others[2, column] += 1
+        assert opened(others) == 2
+        assert open_ones(files) == [0]
+    assert opened(files.states) == 4
+    assert open_ones(files) == [0, 2, 3]
+    found = [os.fstat(files._descriptor[number]) for number in (0, 2, 3)]
+    assert [one.st_ino for one in found] == [paths[number].stat().st_ino for number in (0, 2, 3)]
+    assert not any(os.get_inheritable(files._descriptor[number]) for number in (0, 2, 3))
+    files.close()
