@@ -17,6 +17,7 @@ import numpy as np
 
 from hpcqa.errors import DataError
 from hpcqa.pixels import tiles
+from hpcqa.pixels.fitsapart import read_apart
 from hpcqa.pixels.fitsbytes import ByteSource, Room, WrongSum
 from hpcqa.pixels.fitshdus import FIRST_LOOK, ImageHdu, padded, read_headers
 from hpcqa.pixels.fitsheader import Header
@@ -216,7 +217,7 @@ class ExposureFile:
     def _other(self, hdu: ImageHdu) -> NDArray[Any]:
         raw = self._source.read(hdu.header_offset, hdu.data_offset - hdu.header_offset) + self.data(hdu).tobytes()
         try:
-            return read_with_astropy(raw, hdu.index == 0, hdu.shape)
+            return (read_apart if hdu.compressed else read_with_astropy)(raw, hdu.index == 0, hdu.shape)
         except ValueError as problem:
             raise DataError(f"{self.path}[{hdu.index}]: can't be decoded: {problem}.") from problem
 
