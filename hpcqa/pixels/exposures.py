@@ -134,6 +134,10 @@ def _read_file(
                     break
     except (DataError, EnvironmentProblem, OSError) as error:
         return _fill(results, rows, _bit_of(error, "unreadable_file"), str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is one file's; the trace goes to the log
+        said = f"{path}: cannot be looked at: {type(error).__name__}: {error}"
+        lost = CcdResult(None, BIT["not_measured"], said, traceback.format_exc())
+        return {place: results.get(place, lost) for place in rows}
     return _fill(results, rows, BIT["timed_out"], f"{path}: given up after {config.shard.read_timeout:g} s")
 
 

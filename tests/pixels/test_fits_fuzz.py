@@ -142,6 +142,10 @@ HOSTILE = [
     ("GCOUNT", 10**9),
     ("BSCALE", "'x'"),
     ("EXTNAME", 5),
+    ("CCDNUM", "1E400"),
+    ("NAXIS3", 10**9),
+    ("ZNAXIS", 3),
+    ("ZNAXIS", 10**12),
 ]
 
 
