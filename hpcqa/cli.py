@@ -364,7 +364,9 @@ def show_command(words: list[str]) -> int:
         raise ConfigError(f"{expnum}: expected an exposure number.")
     config, folder = run_folder(values.get("run", "runs/default"))
     out = Path(values.get("out", f"exposure-{expnum}.png")).expanduser()
-    if out.exists() and not out.is_file() and not out.is_dir():
+    from hpcqa.survey.images import is_stream
+
+    if is_stream(out):
         # The picture is written beside it and renamed: a device would be no more.
         raise ConfigError(f"out={out}: a device or a pipe; expected a file or a folder.")
     from hpcqa.report.show import show

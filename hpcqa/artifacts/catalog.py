@@ -63,6 +63,13 @@ SHARD = Schema(
         Column("expnum", "int64", "Exposure number.", dims=("ccd",)),
         Column("ccdnum", "int32", "CCD number.", dims=("ccd",)),
         Column("failed", "int64", "Why the CCD has no views; bits of pixels/failures.py; 0: it has.", dims=("ccd",)),
+        Column(
+            "wrong_sum",
+            "bool",
+            "Whether the CCD has views although its image, or its mask, contradicts its DATASUM.",
+            dims=("ccd",),
+            optional=True,
+        ),
         Column("bin", "int32", "Native pixels along a side of one context pixel; 0 failed.", unit="px", dims=("ccd",)),
         Column("background_bin", "int32", "Native pixels along a side of a background cell.", unit="px", dims=("ccd",)),
         Column(

@@ -43,6 +43,12 @@ class ShardConfig:
     max_failed: float = setting(
         0.5, "End with an error when a larger share of the CCDs fails.", low=0, high=1, output=False
     )
+    checksums: str = setting(
+        "report",
+        "Images and masks whose data contradict their DATASUM: measure and use them but say so, have them fail, or "
+        "don't look.",
+        choices=("report", "fail", "ignore"),
+    )
     min_size: int = setting(16, "Smaller images are no CCD images.", unit="px", low=8)
     retry_failed: bool = setting(False, "Read shards again that hold CCDs that failed.", output=False)
     reader_cache: float = setting(

@@ -18,7 +18,7 @@ from hpcqa.instruments.base import CcdContext, Instrument
 from hpcqa.pixels.cutouts import relative_halves
 from hpcqa.pixels.failures import BIT, in_words
 from hpcqa.pixels.fits import ExposureFile, open_exposure
-from hpcqa.pixels.fitsbytes import FileChanged, FileMissing, NoAnswer, Room
+from hpcqa.pixels.fitsbytes import FileChanged, FileMissing, NoAnswer, Room, WrongSum
 from hpcqa.pixels.fitshdus import ImageHdu
 from hpcqa.pixels.masks import MaskFile, open_mask
 from hpcqa.pixels.measure import Facts
@@ -61,6 +61,7 @@ class CcdResult:
         trace: where in hpcqa it failed, if that is a mistake of ours.
         mask_problem: why its mask was not used; empty if it was, or if there is none.
         mask_missing: whether a mask was looked for in vain.
+        doubt: how the image, or else its mask, contradicts its DATASUM, though it was used; empty if neither does.
     """
 
     views: CcdViews | None
@@ -69,6 +70,7 @@ class CcdResult:
     trace: str = ""
     mask_problem: str = ""
     mask_missing: bool = False
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _read_file(
         # The mask first: should it not answer, the image still has all of its time.
         with (
             _masks_of(path, rows, instruments, config) as masks,
-            open_exposure(Path(path), timeout=config.shard.read_timeout) as file,
+            open_exposure(Path(path), timeout=config.shard.read_timeout, checksums=config.shard.checksums) as file,
         ):
             images: dict[int, ImageHdu] = {}
             for place, row in rows.items():
@@ -132,6 +134,10 @@ def _read_file(
                     break
     except (DataError, EnvironmentProblem, OSError) as error:
         return _fill(results, rows, _bit_of(error, "unreadable_file"), str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is one file's; the trace goes to the log
+        said = f"{path}: cannot be looked at: {type(error).__name__}: {error}"
+        lost = CcdResult(None, BIT["not_measured"], said, traceback.format_exc())
+        return {place: results.get(place, lost) for place in rows}
     return _fill(results, rows, BIT["timed_out"], f"{path}: given up after {config.shard.read_timeout:g} s")
 
 
@@ -143,6 +149,7 @@ _BITS: tuple[tuple[type[Exception], str], ...] = (
     (NoAnswer, "timed_out"),
     (FileChanged, "changed_file"),
     (FileMissing, "missing_file"),
+    (WrongSum, "wrong_sum"),
 )
 
 
@@ -157,7 +164,7 @@ def _masks_of(path: str, rows: Mapping[int, CcdRow], instruments: Mapping[str, I
         return MaskFile([])
     camera = next(iter(rows.values())).camera
     # Half of the time, so that a mask that stops answering later on leaves the other half to the image.
-    return open_mask(Path(path), instruments[camera], config.shard.read_timeout / 2)
+    return open_mask(Path(path), instruments[camera], config.shard.read_timeout / 2, config.shard.checksums)
 
 
 def _read_ccd(
@@ -177,7 +184,8 @@ def _read_ccd(
         facts = facts_of(row, instrument, mask.problem, file.primary, hdu)
         views = look(pixels, mask.masked, facts, config.views, rest, mask.in_row)
         missing = config.shard.use_masks and not mask.found
-        return CcdResult(views, mask_problem=mask.problem, mask_missing=missing)
+        doubt = file.contradicted.get(hdu.index, "") or mask.doubt
+        return CcdResult(views, mask_problem=mask.problem, mask_missing=missing, doubt=doubt)
     except (DataError, EnvironmentProblem, OSError) as error:
         return CcdResult(None, _bit_of(error, "unreadable_pixels"), str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is one CCD's; the trace goes to the log

@@ -17,7 +17,8 @@ import numpy as np
 
 from hpcqa.errors import DataError
 from hpcqa.pixels import tiles
-from hpcqa.pixels.fitsbytes import ByteSource, Room
+from hpcqa.pixels.fitsapart import read_apart
+from hpcqa.pixels.fitsbytes import ByteSource, Room, WrongSum
 from hpcqa.pixels.fitshdus import FIRST_LOOK, ImageHdu, padded, read_headers
 from hpcqa.pixels.fitsheader import Header
 from hpcqa.pixels.fitsother import read_with_astropy
@@ -33,14 +34,17 @@ _PLAIN_KINDS = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8
 class ExposureFile:
     """An open FITS file with images; reading from several threads at once is safe.
 
-    `damage` says in words why the file ends before it should; it is empty for a whole one.
+    `damage` says in words why the file ends before it should; it is empty for a whole one. `contradicted` says of each
+    HDU that was read, by its index, how its data contradict their DATASUM; those that don't are not there.
     """
 
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
+    def __init__(self, source: ByteSource, checksums: str = "ignore") -> None:
+        """Args: `checksums` as in `open_exposure`."""
+        self._source, self._checksums = source, checksums
+        self.contradicted: dict[int, str] = {}
         self.path = source.path
         self.primary: Header
-        self.primary, self.images, self.damage = source.together(lambda: read_headers(source))
+        self.primary, self.images, self._cubes, self.damage = source.together(lambda: read_headers(source))
         self._by_name: dict[str, list[ImageHdu]] = {}
         self._by_number: dict[int, list[ImageHdu]] = {}
         for hdu in self.images:
@@ -75,8 +79,9 @@ class ExposureFile:
         if found:
             return next((hdu for hdu in found if hdu.index == index), found[0])
         there = ", ".join(hdu.name or str(hdu.index) for hdu in self.images) or "none"
+        cubes = "".join(f" HDU {i} is no image but a cube of {axes} pixels." for i, axes in self._cubes.items())
         damage = f" It is not whole: {self.damage}" if self.damage else ""
-        raise DataError(f"{self.path}: no image HDU {index} named '{ccdname}'; the file has {there}.{damage}")
+        raise DataError(f"{self.path}: no image HDU {index} named '{ccdname}'; the file has {there}.{cubes}{damage}")
 
     def read(self, hdu: ImageHdu, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The whole image.
@@ -96,7 +101,7 @@ class ExposureFile:
         if _is_plain(hdu.header) and not hdu.compressed:
             out[...] = self._plain(hdu)
             return out
-        job = _Job.prepare(self._source, hdu)
+        job = _Job.prepare(self, hdu)
         if job is None or (not job.layout.quantised and job.layout.blank is not None):
             out[...] = self._other(hdu)
         elif job.layout.quantised:
@@ -124,7 +129,7 @@ class ExposureFile:
             DataError: as `read`.
         """
         rows, cols = hdu.shape
-        job = _Job.prepare(self._source, hdu, room) if hdu.compressed and every > 1 else None
+        job = _Job.prepare(self, hdu, room) if hdu.compressed and every > 1 else None
         if job is None or not job.layout.quantised or job.layout.tile != (1, cols):
             return self.read(hdu, out), None
         self._expect_next(hdu)
@@ -145,7 +150,7 @@ class ExposureFile:
         Returns:
             float32 (ceil(rows / step), ceil(columns / step)) in ADU; NaN where no pixel is left.
         """
-        job = _Job.prepare(self._source, hdu)
+        job = _Job.prepare(self, hdu)
         if job is None or not job.layout.quantised or job.layout.across != 1:
             return bin_image(self.read(hdu), step, masked)
         mask = _mask_for(masked, hdu.shape)
@@ -166,7 +171,7 @@ class ExposureFile:
         """
         if not hdu.integer:
             raise DataError(f"{self.path}[{hdu.index}]: holds real numbers where a mask of integers was expected.")
-        job = _Job.prepare(self._source, hdu)
+        job = _Job.prepare(self, hdu)
         self._expect_next(hdu)
         out = _target(out, hdu.shape, np.int32)
         if job is not None:
@@ -193,7 +198,7 @@ class ExposureFile:
         Raises:
             DataError: as `read`.
         """
-        job = _Job.prepare(self._source, hdu) if hdu.integer else None
+        job = _Job.prepare(self, hdu) if hdu.integer else None
         if job is None or job.layout.quantised or job.layout.tile != (1, hdu.shape[1]):
             return None
         from hpcqa.pixels import decoder
@@ -207,33 +212,66 @@ class ExposureFile:
     def _plain(self, hdu: ImageHdu) -> NDArray[Any]:
         kind = np.dtype(_PLAIN_KINDS[hdu.header.integer("BITPIX", 0)])
         size = hdu.shape[0] * hdu.shape[1] * kind.itemsize
-        return self._source.read_padded(hdu.data_offset, size, 0).view(kind).reshape(hdu.shape)
+        return self.data(hdu)[:size].view(kind).reshape(hdu.shape)
 
     def _other(self, hdu: ImageHdu) -> NDArray[Any]:
-        raw = self._source.read(hdu.header_offset, hdu.data_offset + hdu.data_size - hdu.header_offset)
+        raw = self._source.read(hdu.header_offset, hdu.data_offset - hdu.header_offset) + self.data(hdu).tobytes()
         try:
-            return read_with_astropy(raw, hdu.index == 0, hdu.shape)
+            return (read_apart if hdu.compressed else read_with_astropy)(raw, hdu.index == 0, hdu.shape)
         except ValueError as problem:
             raise DataError(f"{self.path}[{hdu.index}]: can't be decoded: {problem}.") from problem
+
+    def data(self, hdu: ImageHdu, padding: int = 0, room: Room | None = None) -> NDArray[np.uint8]:
+        """The bytes of an HDU's data up to the end of their last block, and `padding` zeros; in `room` if there is one.
+
+        Raises:
+            WrongSum: they contradict their DATASUM, and that is to be an error.
+            DataError: as `read`.
+        """
+        size = min(padded(hdu.data_size), self._source.size - hdu.data_offset)
+        found = self._source.read_padded(hdu.data_offset, size, padding, room)
+        if self._checksums != "ignore" and "DATASUM" in hdu.header:
+            self._check_sum(hdu, found[:size])
+        return found
+
+    def beginning(self, hdu: ImageHdu, size: int) -> NDArray[np.uint8]:
+        """The first bytes of an HDU's data, which are not compared with their sum."""
+        return self._source.read_padded(hdu.data_offset, size, 0)
+
+    def _check_sum(self, hdu: ImageHdu, data: NDArray[np.uint8]) -> None:
+        from hpcqa.pixels import fitssum
+
+        wanted = fitssum.sum_wanted(hdu.header)
+        if wanted is None or (found := fitssum.sum_of(data)) == wanted:
+            return
+        said = (
+            f"{self.path}[{hdu.index}]: the data contradict their DATASUM, {wanted}: their sum is {found}. They were "
+            "damaged, or changed by a tool that left the sum as it was; fetch the file again."
+        )
+        if self._checksums == "fail":
+            raise WrongSum(said)
+        self.contradicted[hdu.index] = said
 
     def _expect_next(self, hdu: ImageHdu) -> None:
         """CCDs are read in file order more often than not: let the system fetch the next one meanwhile."""
         self._source.expect(padded(hdu.data_offset + hdu.data_size), padded(hdu.data_size) + FIRST_LOOK)
 
 
-def open_exposure(path: Path, *, timeout: float | None = None) -> ExposureFile:
+def open_exposure(path: Path, *, timeout: float | None = None, checksums: str = "ignore") -> ExposureFile:
     """Open a FITS file and read its headers.
 
     Args:
         path: .fits, .fits.fz or .fits.gz.
         timeout: seconds that all its reads together may wait for an answer; None waits for ever.
+        checksums: what to do with images whose data contradict their DATASUM: "ignore" it, "report" it in
+            `contradicted`, or "fail" to read them.
 
     Raises:
         DataError: the file is missing, empty, truncated, damaged or not FITS, or did not answer in time.
     """
     source = ByteSource(Path(path), timeout)
     try:
-        return ExposureFile(source)
+        return ExposureFile(source, checksums)
     except BaseException:
         source.close()
         raise
@@ -338,11 +376,11 @@ class _Job:
     data: NDArray[np.uint8]
 
     @classmethod
-    def prepare(cls, source: ByteSource, hdu: ImageHdu, room: Room | None = None) -> _Job | None:
+    def prepare(cls, file: ExposureFile, hdu: ImageHdu, room: Room | None = None) -> _Job | None:
         """Read what the image needs; None if our decoder can't have it."""
         from hpcqa.pixels import rice
 
-        where = f"{source.path}[{hdu.index}]"
+        where = f"{file.path}[{hdu.index}]"
         if not hdu.compressed:
             return None
         try:
@@ -351,8 +389,7 @@ class _Job:
             if table_size > hdu.data_size or heap_size < 0:
                 raise ValueError("the table of tiles is larger than its data")
             # All of an image comes with one call to the system, table and tiles.
-            size, padding = (hdu.data_size, rice.PADDING) if layout.ours else (table_size, 0)
-            found = source.read_padded(hdu.data_offset, size, padding, room if layout.ours else None)
+            found = file.data(hdu, rice.PADDING, room) if layout.ours else file.beginning(hdu, table_size)
             table = tiles.select(layout, found[:table_size], heap_size)
         except tiles.Unsupported:
             return None

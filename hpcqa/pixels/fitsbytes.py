@@ -39,6 +39,10 @@ class FileChanged(DataError):
     """The file changed while it was being read."""
 
 
+class WrongSum(DataError):
+    """The data are not those whose sum the header gives."""
+
+
 class NoAnswer(DataError):
     """The file system did not answer in time."""
 

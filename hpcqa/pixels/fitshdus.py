@@ -1,8 +1,12 @@
-"""The HDUs of a FITS file: where each begins, how long it is, and which of them hold images of two axes."""
+"""The HDUs of a FITS file: where each begins, how long it is, and which of them hold images.
+
+An image has two axes; more are let pass if they have the length one.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,6 +18,7 @@ from hpcqa.pixels.fitsheader import BLOCK, CARD, Header, end_of_header
 _MAX_HEADER = 4 << 20  # bytes; real ones have 20 kB
 _MAX_PIXELS = 1 << 28
 _MAX_HDUS = 2000
+_MAX_AXES = 999
 FIRST_LOOK = 4 * BLOCK  # bytes of a header that are read at once
 
 
@@ -52,11 +57,23 @@ class ImageHdu:
 
 
 class Headers(NamedTuple):
-    """The primary header, the whole images in the order of the file, and what is wrong behind them, in words."""
+    """The primary header, the whole images in the order of the file, and what is wrong behind them, in words.
+
+    `cubes` are the axes, slowest first, of what has more than an image, by the numbers of the HDUs.
+    """
 
     primary: Header
     images: tuple[ImageHdu, ...]
+    cubes: dict[int, tuple[int, ...]]
     damage: str
+
+
+class _Hdu(NamedTuple):
+    """`axes` are those of the pixels, slowest first, none if there are no pixels; they may be an image."""
+
+    header: Header
+    axes: tuple[int, ...]
+    image: ImageHdu | None
 
 
 class _Damaged(DataError):
@@ -69,30 +86,35 @@ def read_headers(source: ByteSource) -> Headers:
     Raises:
         DataError: not FITS, or damaged before the first image ends.
     """
-    primary: list[Header] = []
-    images: list[ImageHdu] = []
+    hdus: list[_Hdu] = []
+    damage = ""
     try:
-        _walk(source, primary, images)
-    except _Damaged as damage:
-        if not images:
+        hdus.extend(_walk(source))
+    except _Damaged as problem:
+        damage = str(problem)
+        if not any(hdu.image for hdu in hdus):
             raise
-        return Headers(primary[0], tuple(images), str(damage))
-    if not primary:
-        raise DataError(f"{source.path}: holds no FITS header.")
-    return Headers(primary[0], tuple(images), "")
+    images = tuple(hdu.image for hdu in hdus if hdu.image is not None)
+    cubes = {i: hdu.axes for i, hdu in enumerate(hdus) if len(hdu.axes) > 2 and hdu.image is None}
+    return Headers(hdus[0].header, images, cubes, damage)
 
 
-def _walk(source: ByteSource, primary: list[Header], images: list[ImageHdu]) -> None:
-    """Go from HDU to HDU and note what is there.
+def _is_image(axes: Sequence[int]) -> bool:
+    """Whether pixels of these axes, slowest first, are an image."""
+    return len(axes) >= 2 and min(axes) > 0 and max([1, *axes[:-2]]) == 1
+
+
+def _walk(source: ByteSource) -> Iterator[_Hdu]:
+    """The HDUs of a file, one after the other; there is one at least.
 
     Raises:
-        _Damaged: the next HDU is not whole.
+        _Damaged: the next one is not whole.
     """
     offset = 0
     for index in range(_MAX_HDUS):
         start = source.read(offset, min(FIRST_LOOK, source.size - offset)) if offset < source.size else b""
         # Tape-era writers leave blanks or zeros at the end.
-        if not start or (index > 0 and start[:BLOCK].strip(b"\x00 ") == b""):
+        if index > 0 and start[:BLOCK].strip(b"\x00 ") == b"":
             break
         header, data_offset = _read_header(source, offset, index, start)
         size = _data_size(header, index)
@@ -101,13 +123,13 @@ def _walk(source: ByteSource, primary: list[Header], images: list[ImageHdu]) -> 
                 f"{source.path}[{index}]: truncated or damaged: its data should end at byte "
                 f"{'?' if size is None else data_offset + size}, the file has {source.size}; fetch it again."
             )
-        if not primary:
-            primary.append(header)
-        shape = _image_shape(header, index)
-        if shape is not None:
+        axes, image = _axes(header, index), None
+        if _is_image(axes):
+            shape = axes[-2], axes[-1]
             if shape[0] * shape[1] > _MAX_PIXELS:
                 raise _Damaged(f"{source.path}[{index}]: an image of {shape} pixels is too large.")
-            images.append(ImageHdu(index, _name(header), shape, header, offset, data_offset, size))
+            image = ImageHdu(index, _name(header), shape, header, offset, data_offset, size)
+        yield _Hdu(header, axes, image)
         offset = padded(data_offset + size)
 
 
@@ -137,7 +159,7 @@ def _data_size(header: Header, index: int) -> int | None:
     """Bytes of an HDU's data, or None if its header makes no sense."""
     naxis = header.integer("NAXIS", -1)
     bits = header.integer("BITPIX", 0)
-    axes = [header.integer(f"NAXIS{i}", -1) for i in range(1, naxis + 1)] if 0 <= naxis <= 999 else [-1]
+    axes = [header.integer(f"NAXIS{i}", -1) for i in range(1, naxis + 1)] if 0 <= naxis <= _MAX_AXES else [-1]
     extra, groups = header.integer("PCOUNT", 0), header.integer("GCOUNT", 1)
     if min([0, *axes, extra, groups]) < 0 or abs(bits) not in (8, 16, 32, 64):
         return None
@@ -148,16 +170,14 @@ def _data_size(header: Header, index: int) -> int | None:
     return abs(bits) // 8 * groups * (extra + math.prod(axes))
 
 
-def _image_shape(header: Header, index: int) -> tuple[int, int] | None:
-    """(rows, columns) if the HDU holds an image of two axes."""
+def _axes(header: Header, index: int) -> tuple[int, ...]:
+    """Lengths of the axes of an HDU's pixels, slowest first; none if it is a table."""
     prefix = "Z" if header.get("ZIMAGE") is True else ""
     kind = header.text("XTENSION").strip()
     if index > 0 and kind != ("BINTABLE" if prefix else "IMAGE"):
-        return None
-    if header.integer(f"{prefix}NAXIS", 0) != 2:
-        return None
-    shape = header.integer(f"{prefix}NAXIS2", 0), header.integer(f"{prefix}NAXIS1", 0)
-    return shape if min(shape) > 0 else None
+        return ()
+    naxis = min(header.integer(f"{prefix}NAXIS", 0), _MAX_AXES)
+    return tuple(header.integer(f"{prefix}NAXIS{i}", 0) for i in range(naxis, 0, -1))
 
 
 def padded(size: int) -> int:

@@ -7,6 +7,7 @@ history are left out. A card that can't be understood has the value None.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -94,7 +95,8 @@ def _plain_value(text: str) -> Any:
     try:
         return int(text)
     except ValueError:
-        return float(text.upper().replace("D", "E"))
+        value = float(text.upper().replace("D", "E"))
+        return value if math.isfinite(value) else None
 
 
 def end_of_header(block: bytes, searched: int = 0) -> int:

@@ -47,6 +47,7 @@ def read_with_astropy(raw: bytes, is_primary: bool, shape: tuple[int, int]) -> N
                 pixels = hdus[0 if is_primary else 1].data
     except Exception as problem:
         raise ValueError(" ".join(str(problem).split()) or type(problem).__name__) from problem
-    if not isinstance(pixels, np.ndarray) or pixels.shape != shape or pixels.dtype.kind not in "iuf":
+    if not isinstance(pixels, np.ndarray) or pixels.dtype.kind not in "iuf" or pixels.size != shape[0] * shape[1]:
         raise ValueError("its pixels are not what its header says")
-    return pixels
+    # Beyond the two axes there may be more of length one.
+    return pixels.reshape(shape)

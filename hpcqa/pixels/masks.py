@@ -31,7 +31,8 @@ class MaskResult:
     """`masked` is bool (rows, columns), True for pixels to leave out; `in_row` int32 (rows,), how many are in each row.
 
     `problem` is empty, or says why the mask file was not used; the image may be fine. `share` is the share of masked
-    pixels by the file as it stands (0 without one), `found` whether there is a file.
+    pixels by the file as it stands (0 without one), `found` whether there is a file. `doubt` says in words how the mask
+    contradicts its DATASUM, though it is used.
     """
 
     masked: NDArray[np.bool_]
@@ -39,19 +40,20 @@ class MaskResult:
     problem: str = NO_PROBLEM
     share: float = 0.0
     found: bool = False
+    doubt: str = ""
 
 
 class MaskFile:
     """The mask file of an exposure, opened once for all CCDs; without a file every mask is that of the chip alone."""
 
-    def __init__(self, paths: Iterable[Path], timeout: float | None = None) -> None:
-        """Args: `paths` where it may be, of which the first that is there is taken; `timeout` as in `open_exposure`."""
+    def __init__(self, paths: Iterable[Path], timeout: float | None = None, checksums: str = "ignore") -> None:
+        """Args: `paths` where it may be, of which the first that is there is taken; others as in `open_exposure`."""
         self._file: ExposureFile | None = None
         self._problem = NO_PROBLEM
         # Opening is the only look at the file system that a time-out guards.
         for path in paths:
             try:
-                self._file = open_exposure(path, timeout=timeout)
+                self._file = open_exposure(path, timeout=timeout, checksums=checksums)
             except FileMissing:
                 continue
             except DataError as problem:
@@ -77,13 +79,15 @@ class MaskFile:
             masked = np.ascontiguousarray(fitted(_marked(self._file, dq_hdu, written_by, instrument), shape))
         except DataError as problem:
             return MaskResult(*_of_chip(context, instrument, shape), str(problem), found=True)
+        doubt = self._file.contradicted.get(dq_hdu.index, "")
         in_row = _in_rows(masked)
         share = int(in_row.sum()) / max(masked.size, 1)
         if share >= EVERYTHING:
-            return MaskResult(*_of_chip(context, instrument, shape), EVERYTHING_MASKED, share, found=True)
+            return MaskResult(*_of_chip(context, instrument, shape), EVERYTHING_MASKED, share, found=True, doubt=doubt)
         regions = instrument.bad_regions(context, shape)
         _add(masked, regions)
-        return MaskResult(masked, _in_rows(masked) if regions else in_row, NO_PROBLEM, share, found=True)
+        in_row = _in_rows(masked) if regions else in_row
+        return MaskResult(masked, in_row, NO_PROBLEM, share, found=True, doubt=doubt)
 
 
 _local = threading.local()
@@ -124,9 +128,11 @@ def _pixels_to_leave_out(dq: NDArray[np.int32], context: CcdContext, instrument:
     return masked
 
 
-def open_mask(image_path: Path, instrument: Instrument, timeout: float | None = None) -> MaskFile:
+def open_mask(
+    image_path: Path, instrument: Instrument, timeout: float | None = None, checksums: str = "ignore"
+) -> MaskFile:
     """The mask file beside an image, by the camera's file names; with any of the suffixes .fits, .fits.fz, .fits.gz."""
-    return MaskFile(mask_paths(image_path, instrument), timeout)
+    return MaskFile(mask_paths(image_path, instrument), timeout, checksums)
 
 
 def mask_paths(image_path: Path, instrument: Instrument) -> list[Path]:

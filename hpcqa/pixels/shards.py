@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,33 +54,6 @@ class ShardPlan:
         return sum(len(rows) for rows in self.exposures)
 
 
-@dataclass
-class Tally:
-    """What went wrong so far. `no_mask` and `bad_masks` are numbers of CCDs that were read now."""
-
-    seen: int = 0
-    failed: dict[str, int] = field(default_factory=dict)
-    num_failed: int = 0
-    no_mask: int = 0
-    bad_masks: int = 0
-
-    def add(self, failed: np.ndarray) -> None:
-        self.seen += len(failed)
-        self.num_failed += int(np.count_nonzero(failed))
-        for name, number in failures.count(failed).items():
-            self.failed[name] = self.failed.get(name, 0) + number
-
-    def add_masks(self, results: Sequence[CcdResult]) -> None:
-        self.no_mask += sum(result.mask_missing for result in results)
-        self.bad_masks += sum(bool(result.mask_problem) for result in results)
-
-    def in_words(self) -> str:
-        reasons = "; ".join(
-            f"{number} {name} ({failures.in_words(failures.BIT[name])})" for name, number in self.failed.items()
-        )
-        return f"{self.num_failed} of {self.seen} CCDs have no views" + (f": {reasons}" if reasons else "")
-
-
 def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     """Write this task's shards; see the module.
 
@@ -95,29 +68,29 @@ def run(config: Config, folder: RunFolder, ranks: Ranks) -> None:
     numbers = stored_shards(config, numbers)
     mine = [numbers[place] for place in ranks.share(len(numbers))]
     store.remove_unfinished(folder.output("shards"), "shard", shared=True)  # other ranks write there
-    tally = Tally()
+    tally = failures.Tally()
     missing = []
     for number in mine:
         done = _current(folder, shard_name(number), provenance, config.shard.retry_failed)
         if done is None:
             missing.append(number)
         else:
-            tally.add(done)
+            tally.add_failed(done)
     if tally.seen:
         logger.info("shard: %d of %d shards are there already", len(mine) - len(missing), len(mine))
     notes = Notes(folder.output("shards"), min(missing, default=0))
     with Tracker("shard", total=len(missing), unit="shards", shown=ranks.is_first) as ticker:
         for start in range(0, len(missing), SHARDS_AT_ONCE):
             plans = plan_shards(manifest, missing[start : start + SHARDS_AT_ONCE])
-            for path, failed in write_shards(plans, folder.output("shards"), provenance, config, tally):
-                tally.add(failed)
+            for path, found in write_shards(plans, folder.output("shards"), provenance, config):
+                tally.add(found)
                 notes.add(path)
                 ticker.advance()
             notes.write()
     report(tally, config)
 
 
-def report(tally: Tally, config: Config) -> None:
+def report(tally: failures.Tally, config: Config) -> None:
     """Say what failed.
 
     Raises:
@@ -126,6 +99,12 @@ def report(tally: Tally, config: Config) -> None:
     (logger.warning if tally.num_failed else logger.info)("shard: %s", tally.in_words())
     if tally.bad_masks:
         logger.warning("shard: the masks of %d CCDs were not used, for the reasons above", tally.bad_masks)
+    if tally.wrong_sums:
+        logger.warning(
+            "shard: the data of %d CCDs, or of their masks, contradict their DATASUM and were used all the same; their "
+            "wrong_sum is True in the shards. With shard.checksums=fail they have no views",
+            tally.wrong_sums,
+        )
     if tally.no_mask:
         logger.info("shard: %d CCDs have no mask file beside their image", tally.no_mask)
     if tally.seen and tally.num_failed / tally.seen > config.shard.max_failed:
@@ -211,7 +190,7 @@ class ShardFile:
             "stamp": views.stamp,
         }
         self.plan, self.path = plan, path
-        self.failed = np.zeros(plan.num_ccds, np.int64)
+        self.tally = failures.Tally()
         self._starts = np.concatenate([[0], np.cumsum([len(rows) for rows in plan.exposures])]).astype(int)
         self._left, self._lengths = len(plan.exposures), lengths
         self._writer = store.ArrayWriter(path, SHARD, lengths=lengths, provenance=provenance, attributes=attributes)
@@ -221,7 +200,6 @@ class ShardFile:
         """Write exposure number `place` of the plan; True if the shard is complete now."""
         rows = self.plan.exposures[place]
         where = slice(int(self._starts[place]), int(self._starts[place + 1]))
-        self.failed[where] = [result.failed for result in results]
         for name, values in self._columns(rows, results).items():
             self._writer.write(name, where, values)
         backgrounds = relative_backgrounds(results, (self._lengths["by"], self._lengths["bx"]))
@@ -231,6 +209,7 @@ class ShardFile:
         self._writer.write("exposure", one, np.array([rows[0].expnum], np.int64))
         self._writer.write("exposure_band", one, np.array([rows[0].band], dtype=object))
         self._writer.write("exposure_sky", one, np.array([backgrounds.sky], np.float32))
+        self.tally.add(tally_of(results))
         self._left -= 1
         return self._left == 0
 
@@ -249,6 +228,7 @@ class ShardFile:
             "expnum": np.array([row.expnum for row in rows], np.int64),
             "ccdnum": np.array([row.ccdnum for row in rows], np.int32),
             "failed": np.array([result.failed for result in results], np.int64),
+            "wrong_sum": np.array([bool(result.doubt) for result in results]),
             "bin": bins[0],
             "background_bin": bins[1],
             "context": context,
@@ -267,14 +247,12 @@ def num_workers(config: Config) -> int:
 
 
 def write_shards(
-    plans: Sequence[ShardPlan], shards: Path, provenance: Provenance, config: Config, tally: Tally | None = None
-) -> Iterator[tuple[Path, np.ndarray]]:
+    plans: Sequence[ShardPlan], shards: Path, provenance: Provenance, config: Config
+) -> Iterator[tuple[Path, failures.Tally]]:
     """Read the exposures of some shards with threads and write each shard when its last exposure is in.
 
-    Masks that were missing or of no use are counted in `tally`, if there is one.
-
     Yields:
-        Path and failure bits of each shard, as they are finished.
+        The path of each shard, as they are finished, and what went wrong with its CCDs.
     """
     cameras = instruments_of(plans, config)
     jobs = iter([(plan, place) for plan in plans for place in range(len(plan.exposures))])
@@ -289,15 +267,13 @@ def write_shards(
                 plan, place = pending.pop(future)
                 results = future.result()
                 list_problems(plan.exposures[place], results, traces)
-                if tally is not None:
-                    tally.add_masks(results)
                 if plan.number not in open_files:
                     path = shards / shard_name(plan.number)
                     open_files[plan.number] = ShardFile(plan, path, provenance, config)
                 if open_files[plan.number].write(place, results):
                     shard = open_files.pop(plan.number)
                     shard.close()
-                    yield shard.path, shard.failed
+                    yield shard.path, shard.tally
     except BaseException as error:
         for shard in open_files.values():
             shard.close(error)
@@ -323,8 +299,21 @@ def _top_up(
     return bool(pending)
 
 
+def tally_of(results: Sequence[CcdResult]) -> failures.Tally:
+    """What went wrong with the CCDs of an exposure."""
+    tally = failures.Tally(
+        no_mask=sum(result.mask_missing for result in results),
+        bad_masks=sum(bool(result.mask_problem) for result in results),
+        wrong_sums=sum(bool(result.doubt) for result in results),
+    )
+    tally.add_failed(np.array([result.failed for result in results], np.int64))
+    return tally
+
+
 def list_problems(rows: Sequence[CcdRow], results: Sequence[CcdResult], traces: set[str]) -> None:
-    """Log what failed and which masks were of no use, one line for each reason, in the words of its first CCD.
+    """Log what failed, which masks were of no use and what contradicts its sum.
+
+    One line for each reason, in the words of its first CCD.
 
     Args:
         rows, results: the CCDs of an exposure.
@@ -336,6 +325,8 @@ def list_problems(rows: Sequence[CcdRow], results: Sequence[CcdResult], traces: 
             said.setdefault(failures.in_words(result.failed), []).append((row, result.said))
         elif result.mask_problem:
             said.setdefault("masks of no use", []).append((row, f"the mask is not used: {result.mask_problem}"))
+        if result.doubt:
+            said.setdefault("wrong sums", []).append((row, result.doubt))
         # The last line has the values, which differ from CCD to CCD.
         place = result.trace.strip().rpartition("\n")[0]
         if place and place not in traces:

@@ -51,7 +51,8 @@ def show(config: Config, folder: RunFolder, expnum: int, out: Path) -> Path:
         raise DataError(f"{folder.path}: exposure {expnum} is of {camera}, which has no camera module.")
     seen = Viewer(config, folder).views(expnum)
     lines = [f"{camera}, band {manifest['band'][first]}, night {manifest['night'][first]}"]
-    lines += _failed_in_words(seen) + _decision_in_words(folder, expnum)
+    lines += _failed_in_words(seen) + [f"CCD {number}: its data contradict their DATASUM" for number in seen.wrong_sum]
+    lines += _decision_in_words(folder, expnum)
     path = out / f"{expnum}.png" if out.is_dir() else out
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         sheet(seen, instrument, lines, stream)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcqa.artifacts.catalog import MANIFEST
+from hpcqa.artifacts.catalog import MANIFEST, SHARD
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.artifacts.parts import part_files, shard_number
-from hpcqa.artifacts.store import read_table
+from hpcqa.artifacts.store import open_arrays, read_table
 from hpcqa.config import Config
 from hpcqa.errors import DataError
 from hpcqa.pixels.dataset import ShardSet
@@ -22,7 +22,7 @@ from hpcqa.pixels.dataset import ShardSet
 class ExposureViews:
     """One exposure: for each view its image (rows, columns) by CCD number; the focal plane; numbers of each CCD.
 
-    Unknown cells of the background are NaN.
+    Unknown cells of the background are NaN. `wrong_sum` are the CCDs whose data contradict their DATASUM.
     """
 
     expnum: int
@@ -33,6 +33,7 @@ class ExposureViews:
     failed: Mapping[int, int]
     number_names: tuple[str, ...] = ()
     numbers: Mapping[int, np.ndarray] = field(default_factory=dict)
+    wrong_sum: tuple[int, ...] = ()
 
 
 class Viewer:
@@ -99,4 +100,12 @@ class Viewer:
             failed=dict(zip(shard.ccdnum[rows].tolist(), failed.tolist(), strict=True)),
             number_names=tuple(shard.number_names),
             numbers=dict(zip(ccdnum, numbers, strict=True)),
+            wrong_sum=self._wrong_sums(expnum),
         )
+
+    def _wrong_sums(self, expnum: int) -> tuple[int, ...]:
+        with open_arrays(self._path[expnum], SHARD) as shard:
+            if "wrong_sum" not in shard:
+                return ()
+            rows = (shard.read("expnum") == expnum) & shard.read("wrong_sum")
+            return tuple(shard.read("ccdnum")[rows].tolist())

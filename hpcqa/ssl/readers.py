@@ -20,8 +20,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hpcqa.artifacts.folder import RunFolder
 from hpcqa.artifacts.schema import Provenance
 from hpcqa.config import Config
@@ -29,19 +27,20 @@ from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import EnvironmentProblem
 from hpcqa.parallel import preemption
 from hpcqa.parallel.ranks import usable_cores
+from hpcqa.pixels.failures import Tally
 
 MOST = 4  # each has a shard on disk, and takes seconds to start
 WORTH = 8  # shards of each process, for its start to pay
 
 
-def make_shard(config: Config, folder: RunFolder, number: int, room: Path) -> tuple[Path, np.ndarray]:
-    """Read the exposures of a shard: its file in `room`, and the failure bits of its CCDs, int64 (N,)."""
+def make_shard(config: Config, folder: RunFolder, number: int, room: Path) -> tuple[Path, Tally]:
+    """Read the exposures of a shard: its file in `room`, and what went wrong with its CCDs."""
     from hpcqa.pixels import shards  # here, so that the networks need no camera
 
     plans = shards.plan_shards(folder.need("manifest", "manifest"), [number])
     provenance = Provenance(stage_digest(config, "shard"), {}, instrument=config.instrument.name)
-    ((path, failed),) = shards.write_shards(plans, room, provenance, config)
-    return path, failed
+    (written,) = shards.write_shards(plans, room, provenance, config)
+    return written
 
 
 def worth(config: Config, shards: int) -> int:
@@ -65,7 +64,7 @@ class Readers:
         ours, self._alive = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(records, ours))
 
-    def make(self, number: int) -> tuple[Path, np.ndarray]:
+    def make(self, number: int) -> tuple[Path, Tally]:
         """`make_shard` in one of the processes; several threads may ask at once.
 
         Raises:

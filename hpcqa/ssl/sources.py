@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from hpcqa.artifacts.parts import first_own_shard, part_files, shard_number, sha
 from hpcqa.config import Config
 from hpcqa.config.frozen import stage_digest
 from hpcqa.errors import DataError
+from hpcqa.pixels.failures import Tally
 from hpcqa.ssl.feed import Cutouts
 from hpcqa.ssl.readers import Readers, make_shard
 
@@ -63,14 +64,6 @@ class Opened:
     attributes: Mapping[str, Any]
 
 
-@dataclass
-class Tally:
-    """CCDs that were read from images, and how many of them failed."""
-
-    seen: int = 0
-    failed: list[int] = field(default_factory=list)
-
-
 def of_run(config: Config, folder: RunFolder) -> list[Source]:
     """The shards to embed, in order.
 
@@ -91,20 +84,18 @@ def of_run(config: Config, folder: RunFolder) -> list[Source]:
 
 
 def report(tallies: Sequence[Tally], config: Config) -> None:
-    """Say how much of what was read failed.
+    """Say what went wrong with what each task read from images.
 
     Raises:
         DataError: a larger share than shard.max_failed.
     """
-    seen = sum(tally.seen for tally in tallies)
-    if not seen:
-        return
-    from hpcqa.pixels import shards
+    total = Tally()
+    for tally in tallies:
+        total.add(tally)
+    if total.seen:
+        from hpcqa.pixels import shards  # here, so that the networks need no camera
 
-    total = shards.Tally()
-    total.add(np.array([bits for tally in tallies for bits in tally.failed], np.int64))
-    total.seen = seen
-    shards.report(total, config)
+        shards.report(total, config)
 
 
 class Opener:
@@ -158,12 +149,11 @@ class Opener:
         if self.processes > 1:
             with self._lock:  # none is started for shards that are embedded already
                 self._readers = self._readers or Readers(self._config, self._folder, room, self.processes)
-            path, failed = self._readers.make(source.number)
+            path, tally = self._readers.make(source.number)
         else:
-            path, failed = make_shard(self._config, self._folder, source.number, room)
+            path, tally = make_shard(self._config, self._folder, source.number, room)
         with self._lock:
-            self.tally.seen += len(failed)
-            self.tally.failed += failed[failed != 0].tolist()
+            self.tally.add(tally)
         return path
 
     def close(self, opened: Opened | None) -> None:

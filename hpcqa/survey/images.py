@@ -57,6 +57,11 @@ def not_text(path: Path) -> str:
     return "" if shown(path) == str(path) else "path is not in UTF-8; rename it"
 
 
+def is_stream(path: Path) -> bool:
+    """Whether there is neither a file nor a folder but a pipe or a device: reading it may never end."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def locate(names: Coded, tables: Coded, folders: Sequence[Path]) -> Located:
     """Find the image of every row.
 

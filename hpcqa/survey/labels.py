@@ -15,6 +15,7 @@ import numpy as np
 
 from hpcqa.errors import ConfigError, DataError, EnvironmentProblem
 from hpcqa.survey import lists, sheets
+from hpcqa.survey.images import is_stream
 from hpcqa.survey.statements import FEWEST_DIGITS, MOST_DIGITS, NO_NUMBER, CcdNamer, Reading, Statement
 
 logger = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ def find_lists(patterns: Sequence[str]) -> list[tuple[Path, bool]]:
         matches = [Path(name) for name in sorted(glob.glob(names[0], recursive=True))]  # noqa: PTH207
         files = [match for match in matches if match.is_file()]
         if not files:
-            what = "is not a plain file" if path.exists() and not path.is_dir() else "matches no file"
+            what = "is not a plain file" if is_stream(path) else "matches no file"
             raise ConfigError(f"survey.labels: {pattern} {what}; correct the path or the pattern.")
         for file in files:
             found.setdefault(file, False)

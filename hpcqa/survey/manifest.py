@@ -23,7 +23,7 @@ from hpcqa.parallel.ranks import Ranks
 from hpcqa.survey import labels, rules, scan, selection, tables, takeover, versions
 from hpcqa.survey.coded import Coded, distinct, pairs
 from hpcqa.survey.cuts import BIT, Ledger, funnel_text, names_of
-from hpcqa.survey.images import Located, check_folders, locate, not_text, shown
+from hpcqa.survey.images import Located, check_folders, is_stream, locate, not_text, shown
 from hpcqa.survey.statements import CcdNamer
 
 logger = logging.getLogger(__name__)
@@ -123,8 +123,7 @@ def file_digests(folder: RunFolder, paths: Sequence[Path]) -> dict[str, str]:
         if not_text(path):
             raise DataError(f"{shown(path)}: the {not_text(path)}.")
         try:
-            # A pipe can be read only once, and one without a writer never.
-            if not path.is_file() and not path.is_dir() and path.exists():
+            if is_stream(path):
                 raise DataError(f"{path}: not a plain file; write what it gives to a file, and name that.")
             with path.open("rb") as file:
                 found[folder.relative(path)] = hashlib.file_digest(file, "sha256").hexdigest()

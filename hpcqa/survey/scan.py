@@ -218,7 +218,7 @@ def _read_extensions(path: Path) -> list[dict[str, Any]]:
         primary = hdus[0].header
         for index, hdu in enumerate(hdus):
             header = hdu.header
-            if header.get("ZNAXIS" if header.get("ZIMAGE") else "NAXIS") != 2 or _is_table(header):
+            if not _is_image(header):
                 continue
             row = {column: _look_up(keywords, header, primary) for column, keywords in KEYWORDS.items()}
             row["ra"], row["dec"] = centre(header)
@@ -240,8 +240,14 @@ def centre(header: Mapping[str, Any]) -> tuple[float, float]:
     return (ra + shift / max(math.cos(math.radians(dec_here)), 1e-3)) % 360.0, dec_here
 
 
-def _is_table(header: Any) -> bool:
-    return str(header.get("XTENSION", "")).strip() in ("BINTABLE", "TABLE") and not header.get("ZIMAGE")
+def _is_image(header: Mapping[str, Any]) -> bool:
+    """Whether an HDU holds an image: two axes, and none beyond them that is longer than one pixel."""
+    is_packed = bool(header.get("ZIMAGE"))
+    if not is_packed and str(header.get("XTENSION", "")).strip() in ("BINTABLE", "TABLE"):
+        return False
+    prefix = "ZNAXIS" if is_packed else "NAXIS"
+    naxis = header.get(prefix)
+    return isinstance(naxis, int) and naxis >= 2 and all(header.get(f"{prefix}{i}") == 1 for i in range(3, naxis + 1))
 
 
 def _look_up(keywords: Sequence[str], header: Any, primary: Any) -> Any:

@@ -10,7 +10,9 @@ from pixels_images import make_image
 from hpcqa import instruments
 from hpcqa.config import Config
 from hpcqa.instruments.community import masked_pixels
+from hpcqa.pixels import exposures
 from hpcqa.pixels.exposures import CcdRow, read_exposure
+from hpcqa.pixels.failures import names_of
 from hpcqa.pixels.fits import open_exposure
 from hpcqa.pixels.measure import NAMES
 
@@ -49,6 +51,16 @@ def test_the_bad_half_of_s7_enters_nothing(tmp_path):
     assert s7["sky_level"] == pytest.approx(n4["sky_level"], abs=0.5)
     assert np.array_equal(broken_results[0].views.background, results[0].views.background, equal_nan=True)
     assert np.array_equal(broken_results[0].views.context, results[0].views.context)
+
+
+def test_a_file_that_breaks_the_reader_is_rows(tmp_path, monkeypatch):
+    path = tmp_path / "c4d_170101_000000_ooi_r_v1.fits.fz"
+    write(path, N4=make_image(shape=(64, 64), stars=0))
+    monkeypatch.setattr(exposures, "open_exposure", lambda *_, **__: 1 // 0)
+    (result,) = read_exposure([row_of(path, 35, "N4")], {"decam": DECAM}, Config())
+    assert names_of(result.failed) == ["not_measured"]
+    assert str(path) in result.said
+    assert "ZeroDivisionError" in result.trace
 
 
 @pytest.mark.parametrize(("expnum", "share"), [(298250, 100 / 4094), (298251, 0)])

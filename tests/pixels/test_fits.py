@@ -95,6 +95,42 @@ def test_where_nothing_tells_the_ccd_the_number_of_the_hdu_does(tmp_path):
             exposure.find(2, "S29", 1)
 
 
+AXES = [
+    lambda pixels: fits.ImageHDU(pixels),
+    lambda pixels: fits.ImageHDU(pixels.astype(">u2")),
+    lambda pixels: fits.CompImageHDU(pixels, quantize_level=4),
+    lambda pixels: fits.CompImageHDU(pixels, quantize_level=4, tile_shape=(*[1] * (pixels.ndim - 2), 7, 13)),
+    lambda pixels: fits.CompImageHDU(pixels, compression_type="GZIP_2", quantize_level=0),
+    lambda pixels: fits.CompImageHDU(pixels.astype("i2")),
+]
+
+
+@pytest.mark.parametrize("more", [(1,), (1, 1, 1)])
+@pytest.mark.parametrize("kind", range(len(AXES)))
+def test_axes_of_one_pixel_are_no_axes(tmp_path, kind, more):
+    """As after numpy's [None] or a cut out of a cube."""
+    path = tmp_path / "a.fits"
+    pixels = np.random.default_rng(2).normal(300, 10, (*more, 24, 40)).astype("f4")
+    fits.HDUList([fits.PrimaryHDU(pixels), AXES[kind](pixels)]).writeto(path)
+    with open_exposure(path) as exposure, fits.open(path) as hdus:
+        assert [(hdu.index, hdu.shape) for hdu in exposure.images] == [(0, (24, 40)), (1, (24, 40))]
+        for hdu in exposure.images:
+            np.testing.assert_array_equal(exposure.read(hdu), hdus[hdu.index].data.reshape(24, 40))
+            assert exposure.read_binned(hdu, 4).shape == (6, 10)
+
+
+def test_a_cube_is_no_image(tmp_path):
+    path = tmp_path / "a.fits"
+    cube = np.zeros((3, 24, 40), "f4")
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(cube, name="N4"), fits.CompImageHDU(cube), fits.ImageHDU(cube[0, 0])]
+    fits.HDUList(hdus).writeto(path)
+    with open_exposure(path) as exposure:
+        assert exposure.images == ()
+        said = r"named 'N4'; the file has none. HDU 1 is no image but a cube of \(3, 24, 40\) pixels. HDU 2 is no image"
+        with pytest.raises(DataError, match=said):
+            exposure.find(1, "N4")
+
+
 def test_keywords_in_lower_case_count(tmp_path):
     path = write_ccds(tmp_path / "a.fits", {"EXTNAME": "S31", "CCDNUM": 3}, {"EXTNAME": "S29", "CCDNUM": 1})
     path.write_bytes(path.read_bytes().replace(b"EXTNAME =", b"extname =").replace(b"CCDNUM  =", b"ccdnum  ="))

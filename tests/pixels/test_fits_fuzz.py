@@ -26,6 +26,8 @@ def whole_file(path, kind):
         "rice": fits.CompImageHDU(pixels, quantize_level=4, name="N1"),
         "integers": fits.CompImageHDU(rng.integers(0, 9, (24, 40)).astype("i2"), name="N1"),
         "gzip": fits.CompImageHDU(pixels, compression_type="GZIP_1", quantize_level=0, name="N1"),
+        "hcompress": fits.CompImageHDU(pixels, compression_type="HCOMPRESS_1", name="N1"),
+        "unsigned": fits.CompImageHDU(rng.integers(0, 9, (24, 40)).astype("u2"), name="N1"),
         "plain": fits.ImageHDU(pixels, name="N1"),
     }
     fits.HDUList([fits.PrimaryHDU(), hdus[kind], fits.ImageHDU(pixels)]).writeto(path, overwrite=True)
@@ -62,7 +64,8 @@ def survives(path, raw):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
-    return {kind: bytes(whole_file(folder / f"{kind}.fits", kind)) for kind in ("rice", "integers", "gzip", "plain")}
+    kinds = ("rice", "integers", "gzip", "hcompress", "unsigned", "plain")
+    return {kind: bytes(whole_file(folder / f"{kind}.fits", kind)) for kind in kinds}
 
 
 @MANY
@@ -76,7 +79,7 @@ def test_flipped_bits(tmp_path, files, data, kind):
 
 
 @MANY
-@given(data=st.data(), kind=st.sampled_from(["rice", "integers", "gzip"]))
+@given(data=st.data(), kind=st.sampled_from(["rice", "integers", "gzip", "hcompress", "unsigned"]))
 def test_damage_in_the_compressed_data(tmp_path, files, data, kind):
     """Most bits are in headers: here all damage is done to the tiles and their table."""
     raw = bytearray(files[kind])
@@ -142,6 +145,10 @@ HOSTILE = [
     ("GCOUNT", 10**9),
     ("BSCALE", "'x'"),
     ("EXTNAME", 5),
+    ("CCDNUM", "1E400"),
+    ("NAXIS3", 10**9),
+    ("ZNAXIS", 3),
+    ("ZNAXIS", 10**12),
 ]
 
 

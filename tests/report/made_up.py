@@ -248,6 +248,7 @@ def add_shards(folder: RunFolder, exposures: int = 3, failed: int = 2) -> None:
         expnum=expnum,
         ccdnum=ccdnum,
         failed=bits,
+        wrong_sum=(expnum == FIRST + 1) & (ccdnum == 5),
         background_bin=np.full(len(expnum), 16),
         context=rng.normal(0, 1, arrays["context"].shape) + ccdnum[:, None, None],
         background=rng.normal(0, 1e-3, arrays["background"].shape),

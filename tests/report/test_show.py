@@ -25,6 +25,7 @@ def test_viewer_gives_the_ccds_that_have_views(folder):
     seen = viewer.views(FIRST)
     assert len(seen.context) == 12
     assert {number for number, bits in seen.failed.items() if bits} == {1, 2}
+    assert (seen.wrong_sum, viewer.views(FIRST + 1).wrong_sum) == ((), (5,))
     assert round(float(seen.context[7].mean())) == 7
     assert seen.focal_plane.shape == (64, 64)
     assert seen.number_names == ("sky", "fwhm")

@@ -170,3 +170,16 @@ def test_renamed_files_are_known_by_their_headers(tmp_path):
     got = scan(tmp_path)
     cuts = {int(expnum): names_of(int(bits)) for expnum, bits in zip(got["expnum"], got["cuts"], strict=True)}
     assert cuts == {1300000: [], 1300001: ["unreadable"], 1300002: ["no_module"]}
+
+
+def test_axes_of_one_pixel_are_no_axes(tmp_path):
+    path = write_exposure(tmp_path / "images", compressed=False)
+    with fits.open(path) as hdus:
+        flat = [hdu.data[None, None] for hdu in hdus[1:]]
+        hdus[1].data = flat[0]
+        hdus[2] = fits.CompImageHDU(flat[1], hdus[2].header)
+        cubes = [fits.ImageHDU(np.zeros((2, 40, 30))), fits.ImageHDU(np.zeros((0, 40, 30)))]
+        fits.HDUList([*hdus, *cubes, fits.ImageHDU(np.zeros(40))]).writeto(path, overwrite=True)
+    got = scan(tmp_path)
+    assert got["ccdname"].tolist() == ["S5", "N1"]
+    assert list(zip(got["width"], got["height"], strict=True)) == [(30, 40)] * 2
