@@ -143,8 +143,8 @@ def _to_floats(
 
 @inner_kernel
 def _place(source: Array, tile: Array, out: Array) -> None:
-    """Copy a decoded tile to its place in the image; see `read_next`."""
-    row, col, height, width = tile[3] % out.shape[0], tile[4], tile[5], tile[6]
+    """Copy a decoded tile to its place in the image."""
+    row, col, height, width = tile[3], tile[4], tile[5], tile[6]
     for r in range(height):
         for c in range(width):
             out[row + r, col + c] = source[r * width + c]
@@ -196,8 +196,7 @@ def read_next(
 ) -> Whole:
     """Decode tile `first`, and those after it that go with it, into the image; how many, 0 if it is damaged.
 
-    `room` is `rooms(tiles)`; `out` may have fewer rows than the image if tiles have one row: row i is then found at i
-    modulo their number. The rest is as for `read_floats`.
+    `room` is `rooms(tiles)`; the rest is as for `read_floats`.
     """
     values, floats, state = room
     if tiles[first, 7] >= 0:
@@ -208,7 +207,7 @@ def read_next(
     for t in range(first, first + done):
         # Whole rows are written where they belong.
         direct = tiles[t, 5] == 1 and tiles[t, 6] == out.shape[1]
-        target = out[tiles[t, 3] % out.shape[0]] if direct else floats
+        target = out[tiles[t, 3]] if direct else floats
         _to_floats(values[t - first], num, t, tiles, scaling, code, randoms, target)
         if not direct:
             _place(floats, tiles[t], out)

@@ -99,7 +99,6 @@ def _valid_block(
     pixels: np.ndarray,
     masked: np.ndarray,
     row: int,
-    mask_row: int,
     start: int,
     width: int,
     facts: tuple[np.float32, np.float32],
@@ -116,16 +115,16 @@ def _valid_block(
     level, cut = facts
     total0 = total1 = total2 = total3 = _ZERO
     num0 = num1 = num2 = num3 = _ZERO
-    i, m = np.uint64(row), np.uint64(mask_row)
+    i = np.uint64(row)
     for j in range(width):
         k = np.uint64(start) + np.uint64(j)
         less0, less1 = pixels[i, k] - level, pixels[i + np.uint64(1), k] - level
         less2, less3 = pixels[i + np.uint64(2), k] - level, pixels[i + np.uint64(3), k] - level
         # Left out: farther from the sky than any number.
-        less0 = less0 if masked[m, k] == 0 else _NOWHERE
-        less1 = less1 if masked[m + np.uint64(1), k] == 0 else _NOWHERE
-        less2 = less2 if masked[m + np.uint64(2), k] == 0 else _NOWHERE
-        less3 = less3 if masked[m + np.uint64(3), k] == 0 else _NOWHERE
+        less0 = less0 if masked[i, k] == 0 else _NOWHERE
+        less1 = less1 if masked[i + np.uint64(1), k] == 0 else _NOWHERE
+        less2 = less2 if masked[i + np.uint64(2), k] == 0 else _NOWHERE
+        less3 = less3 if masked[i + np.uint64(3), k] == 0 else _NOWHERE
         good0, good1, good2, good3 = (
             abs(less0) <= _LARGEST, abs(less1) <= _LARGEST, abs(less2) <= _LARGEST, abs(less3) <= _LARGEST
         )  # fmt: skip
@@ -217,7 +216,6 @@ def _any_block(
     pixels: np.ndarray,
     masked: np.ndarray,
     rows: tuple[int, int],
-    mask_row: int,
     start: int,
     stop: int,
     facts: tuple[np.float32, np.float32],
@@ -234,12 +232,12 @@ def _any_block(
     i1, i2, i3 = min(first + 1, last - 1), min(first + 2, last - 1), min(first + 3, last - 1)
     a, b = start, stop
     hidden = hidden[a:b]
-    mask1 = masked[mask_row + 1, a:b] if first + 1 < last else hidden
-    mask2 = masked[mask_row + 2, a:b] if first + 2 < last else hidden
-    mask3 = masked[mask_row + 3, a:b] if first + 3 < last else hidden
+    mask1 = masked[i1, a:b] if first + 1 < last else hidden
+    mask2 = masked[i2, a:b] if first + 2 < last else hidden
+    mask3 = masked[i3, a:b] if first + 3 < last else hidden
     _add_any(
         (pixels[first, a:b], pixels[i1, a:b], pixels[i2, a:b], pixels[i3, a:b]),
-        (masked[mask_row, a:b], mask1, mask2, mask3),
+        (masked[first, a:b], mask1, mask2, mask3),
         level,
         cut,
         (sums[0, a:b], sums[1, a:b], sums[2, a:b], sums[3, a:b]),
@@ -253,7 +251,6 @@ def _four_rows(
     masked: np.ndarray,
     has_mask: bool,
     row: int,
-    mask_row: int,
     start: int,
     stop: int,
     facts: tuple[np.float32, np.float32, np.float32],
@@ -277,7 +274,7 @@ def _four_rows(
     whole = True
     for block in range(quiet.size):
         a, b = start + block * BLOCK, min(start + block * BLOCK + BLOCK, stop)
-        good = not (has_mask and _any_masked(masked[mask_row : mask_row + AT_ONCE, a:b]))
+        good = not (has_mask and _any_masked(masked[row : row + AT_ONCE, a:b]))
         is_quiet = False
         if good:
             # The width that nearly all blocks have is written out, for the compiler.
@@ -293,7 +290,7 @@ def _four_rows(
             _near_block(pixels, row, a, b - a, (level, cut), sums, part)
         else:
             whole = False
-            _valid_block(pixels, masked, row, mask_row, a, b - a, (level, cut), sums, part)
+            _valid_block(pixels, masked, row, a, b - a, (level, cut), sums, part)
         if not is_quiet or level + cut >= full:
             _add_saturated(pixels[row, a:b], full, np.float32(AT_ONCE), saturated[a:b])
         for k in range(AT_ONCE):
@@ -402,8 +399,7 @@ def scan_rows(
     """Add rows `first` to `last` of an image to a scan; `first` begins a row of the working image.
 
     Args:
-        pixels: the image, or so many rows of it that row i is found at i modulo their number, a multiple of `step`.
-        masked: which of the image's pixels are not to be used (uint8).
+        pixels, masked: the image, and which of its pixels are not to be used (uint8).
         in_row: masked pixels in each row.
         last: the end of a row of the working image, or of the image.
         facts: level of the sky, cut about it, saturation.
@@ -415,14 +411,14 @@ def scan_rows(
     totals = room[0]
     for begin in range(first, last, step):
         stop = min(begin + step, last)
-        place, shift = begin // step, begin % pixels.shape[0] - begin
+        place = begin // step
         num_masked = in_row[begin:stop].sum()
         numbers[1] += num_masked
         fast = step == AT_ONCE and stop - begin == step
         whole = fast
         if not fast:
             sums[:2] = 0
-            _add_saturated(pixels[begin + shift], full, np.float32(step), saturated)
+            _add_saturated(pixels[begin], full, np.float32(step), saturated)
         for side in range(2):
             a, b = (0, split) if side == 0 else (split, cols)
             for i in range(begin, stop, AT_ONCE):
@@ -430,20 +426,16 @@ def scan_rows(
                 if fast:
                     blocks = quiet[side, : -(-(b - a) // BLOCK)]
                     has_mask = num_masked > 0
-                    good = _four_rows(
-                        pixels, masked, has_mask, i + shift, i, a, b, facts, sums, blocks, saturated, room
-                    )
+                    good = _four_rows(pixels, masked, has_mask, i, a, b, facts, sums, blocks, saturated, room)
                     whole = whole and good
                 else:
                     totals[:] = 0
-                    _any_block(
-                        pixels, masked, (i + shift, i + shift + num), i, a, b, (level, cut), sums, totals, hidden
-                    )
+                    _any_block(pixels, masked, (i, i + num), a, b, (level, cut), sums, totals, hidden)
                 for k in range(num):
                     row_mean[side, i + k] = totals[0, k] / totals[1, k] if totals[1, k] > 0 else _ZERO
                     row_count[side, i + k] = totals[1, k]
         for i in range(begin, stop):
-            numbers[0] += 1 if _is_constant(pixels[i + shift]) else 0
+            numbers[0] += 1 if _is_constant(pixels[i]) else 0
         mean[place] = 0
         add_binned(sums[0], step, mean[place])
         if whole:
