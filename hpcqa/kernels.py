@@ -111,7 +111,7 @@ def inner_kernel(function: F) -> F:
     """As `kernel`, for what other loops call thousands of times and that makes no arrays, nor calls what makes some.
 
     It keeps no count of who holds an array: each slice would cost two atomic instructions, which together were an
-    eighth of reading a CCD (416,000 for each; AMD64, November 2026).
+    eighth of the time that a CCD takes (`perf record` of benchmarks/shard.py, Intel Xeon, 2026-11-29).
     """
     return _compile(function, False, _nrt=False)
 
