@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numba.core.errors import NumbaError
 
 from hpcqa import kernels
 
@@ -96,3 +98,24 @@ def test_where_nothing_can_be_written_loops_run_and_that_is_told(monkeypatch, ca
     first, second = (kernels.kernel(lambda x, step=step: x + step) for step in (1, 2))
     assert (first(1), second(1)) == (2, 3)
     assert caplog.text.count("set NUMBA_CACHE_DIR") == 1
+
+
+def _sum_of_rows(image):
+    total = 0.0
+    for i in range(image.shape[0]):
+        row = image[i]
+        for j in range(row.size):
+            total += row[j]
+    return total
+
+
+def _sum_of_copy(image):
+    return image.copy().sum()
+
+
+def test_inner_loops_slice_but_make_no_arrays():
+    """What makes none needs numba's runtime for nothing, so that no reference can be counted."""
+    image = np.arange(12.0).reshape(3, 4)
+    assert kernels.inner_kernel(_sum_of_rows)(image) == 66.0
+    with pytest.raises(NumbaError, match="NRT required"):
+        kernels.inner_kernel(_sum_of_copy)(image)
