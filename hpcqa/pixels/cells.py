@@ -89,25 +89,10 @@ def cells(
         (2, H, W) float32, over all pixels and over those not near a source, NaN where nothing is left or beyond the
         image; (2, H, W) float32, native pixels behind each.
     """
-    out, counts = _no_cells(shape)
-    _add_cells(
-        mean,
-        count,
-        near,
-        np.float32(level),
-        side,
-        count[len(mean) // 2].astype(np.float32),
-        _lines(mean.shape[1]),
-        out,
-        counts,
-    )
-    return out, counts
-
-
-@kernel
-def _lines(cols: int) -> np.ndarray:
-    """Sums and counts of the columns of a row of cells, over all pixels and without sources, and room for its sums."""
-    return np.zeros((5, cols), np.float32)
+    like = len(mean) // 2
+    found, lines = _no_cells(shape, mean.shape[1])
+    _add_cells(mean, count, near, np.float32(level), side, like, count[like].astype(np.float32), lines, found)
+    return found
 
 
 @inner_kernel
@@ -117,16 +102,16 @@ def _add_cells(
     near: np.ndarray,
     reference: np.float32,
     side: int,
+    like: int,
     usual: np.ndarray,
     lines: np.ndarray,
-    out: np.ndarray,
-    counts: np.ndarray,
+    found: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    """Set what `cells` gives; `usual` is the count of most rows, float32."""
+    """Set what `cells` gives; `like` is a row whose count most rows have, `usual` that count, float32."""
     rows = mean.shape[0]
     for i in range(rows):
         # Loop by loop: one over all four lines does not become vector instructions.
-        if _all_equal(count[i], count[rows // 2]):
+        if _all_equal(count[i], count[like]):
             _weigh_usual(mean[i], usual, near[i], reference, lines[0], lines[2])
             _count_usual(usual, near[i], lines[1], lines[3])
         else:
@@ -134,9 +119,7 @@ def _add_cells(
             _count(count[i], lines[1])
             _weigh_far(mean[i], count[i], near[i], reference, lines[2])
             _count_far(count[i], near[i], lines[3])
-        if i % side == side - 1 or i == rows - 1:
-            _finish_cells(lines, i // side, side, reference, out, counts)
-            lines[:] = 0
+        _finish_cells(lines, i, rows, side, reference, found)
 
 
 @kernel
@@ -144,11 +127,11 @@ def joined_cells(
     mean: np.ndarray, count: np.ndarray, level: float, factor: int, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """What `cells` gives, from what it gave for cells that are smaller by a whole factor."""
-    out, counts = _no_cells(shape)
     # What lies beyond the view is beyond the image.
     rows, width = min(mean.shape[1], shape[0] * factor), min(mean.shape[2], shape[1] * factor)
-    _join_rows(mean, count, np.float32(level), factor, rows, _lines(width), out, counts)
-    return out, counts
+    found, lines = _no_cells(shape, width)
+    _join_rows(mean, count, np.float32(level), factor, rows, lines, found)
+    return found
 
 
 @inner_kernel
@@ -159,17 +142,14 @@ def _join_rows(
     factor: int,
     rows: int,
     lines: np.ndarray,
-    out: np.ndarray,
-    counts: np.ndarray,
+    found: tuple[np.ndarray, np.ndarray],
 ) -> None:
     width = lines.shape[1]
     for i in range(rows):
         for which in range(2):
             _join_cells(mean[which, i, :width], count[which, i, :width], reference, lines[2 * which])
             _count(count[which, i, :width], lines[2 * which + 1])
-        if i % factor == factor - 1 or i == rows - 1:
-            _finish_cells(lines, i // factor, factor, reference, out, counts)
-            lines[:] = 0
+        _finish_cells(lines, i, rows, factor, reference, found)
 
 
 @fast_kernel
@@ -179,22 +159,36 @@ def _join_cells(mean: np.ndarray, count: np.ndarray, level: np.float32, line: np
 
 
 @kernel
-def _no_cells(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cells of which none is known."""
-    return np.full((2, shape[0], shape[1]), _NAN), np.zeros((2, shape[0], shape[1]), np.float32)
+def _no_cells(shape: tuple[int, int], cols: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Cells of which none is known: their means and counts; and the lines, (5, cols), that a row of cells is summed in.
+
+    The lines are sums and counts over all pixels, the same without sources, and room for the sums of the cells.
+    """
+    found = np.full((2, shape[0], shape[1]), _NAN), np.zeros((2, shape[0], shape[1]), np.float32)
+    return found, np.zeros((5, cols), np.float32)
 
 
 @inner_kernel
 def _finish_cells(
-    lines: np.ndarray, row: int, side: int, reference: np.float32, out: np.ndarray, counts: np.ndarray
+    lines: np.ndarray,
+    row: int,
+    rows: int,
+    side: int,
+    reference: np.float32,
+    found: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    """Means and counts of one row of cells, from the sums and counts of its columns, as `_lines` has them."""
+    """After the last row of a row of cells, its means and counts from the lines, which begin anew."""
+    if row % side != side - 1 and row != rows - 1:
+        return
+    out, counts = found
+    row //= side
     sums = lines[4, : -(-lines.shape[1] // side)]
     for which in range(2):
         sums[:] = 0
         add_binned(lines[2 * which], side, sums)
         add_binned(lines[2 * which + 1], side, counts[which, row])
         _divide(sums, counts[which, row], reference, out[which, row])
+    lines[:] = 0
 
 
 @fast_kernel
