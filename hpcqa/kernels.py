@@ -117,7 +117,8 @@ def inner_kernel(function: F) -> F:
 
 
 def _compile(function: F, fastmath: Any, **options: Any) -> F:
-    compiled = numba.njit(nogil=True, fastmath=fastmath, **options)(function)
+    # As numpy divides by zero: a test of every divisor would keep a loop from vector instructions.
+    compiled = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath, **options)(function)
     package = Path(inspect.getfile(function)).parent
     try:
         compiled._cache = _cache_of(package)(function)

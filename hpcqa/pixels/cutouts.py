@@ -11,15 +11,13 @@ from hpcqa.config import ViewsConfig
 from hpcqa.kernels import fast_kernel, inner_kernel, kernel
 from hpcqa.pixels.background import Sources
 from hpcqa.pixels.cells import cell_side, cells, joined_cells
-from hpcqa.pixels.floatbits import size_bits
 from hpcqa.pixels.prefetch import fetch_around
 from hpcqa.pixels.scan import Scan
 from hpcqa.pixels.sky import Sky
 from hpcqa.pixels.stars import Stars, X, Y
+from hpcqa.pixels.stretch import stretch, stretch_row
 
 _AHEAD = 4  # stamps whose pixels are fetched before they are wanted
-_LARGEST = np.float32(np.finfo(np.float32).max)
-_LARGEST_HALF = np.float32(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -62,18 +60,39 @@ def context_view(context: Binned, sky: Sky, views: ViewsConfig) -> np.ndarray:
     Returns:
         (H, W) float16, 0 where nothing is valid or beyond the image.
     """
-    scale = np.float32(_scale(sky.noise, sky.level))
-    return stretch(_in_noises(context.mean[0], context.count[0], np.float32(sky.level), scale), views.asinh_softening)
+    inverse, scale = np.float32(1.0 / _scale(sky.noise, sky.level)), np.float32(1.0 / views.asinh_softening)
+    return _context(context.mean[0], context.count[0], np.float32(sky.level), inverse, scale).view(np.float16)
+
+
+@kernel
+def _context(
+    mean: np.ndarray, count: np.ndarray, level: np.float32, inverse: np.float32, scale: np.float32
+) -> np.ndarray:
+    out, room = np.empty(mean.shape, np.uint16), np.empty((2, mean.shape[1]), np.float32)
+    _context_rows(mean, count, (level, inverse, scale), room, out)
+    return out
+
+
+@inner_kernel
+def _context_rows(
+    mean: np.ndarray,
+    count: np.ndarray,
+    facts: tuple[np.float32, np.float32, np.float32],
+    room: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    level, inverse, scale = facts
+    z, sizes = room[0], room[1]
+    for i in range(mean.shape[0]):
+        _in_noises(mean[i], count[i], level, inverse, z)
+        stretch_row(z, scale, sizes, out[i])
 
 
 @fast_kernel
-def _in_noises(mean: np.ndarray, count: np.ndarray, level: np.float32, noise: np.float32) -> np.ndarray:
-    """Means less a level in units of their noise, which is that of a pixel over the root of their number."""
-    out = np.empty(mean.shape, np.float32)
-    for i in range(mean.shape[0]):
-        for j in range(mean.shape[1]):
-            out[i, j] = (mean[i, j] - level) * (np.sqrt(count[i, j]) / noise)
-    return out
+def _in_noises(mean: np.ndarray, count: np.ndarray, level: np.float32, inverse: np.float32, out: np.ndarray) -> None:
+    """Means less a level in units of their noise: that of a pixel, 1 / `inverse`, over the root of their number."""
+    for j in range(out.shape[0]):
+        out[j] = (mean[j] - level) * (np.sqrt(count[j]) * inverse)
 
 
 def background_map(background: Binned, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
@@ -104,69 +123,6 @@ def _well_known(
 def _scale(noise: float, level: float) -> float:
     """A noise to divide by; a constant image has none, and then a hundredth of its level serves."""
     return noise if noise > 0 else max(1e-2 * abs(level), 1e-3)
-
-
-def stretch(z: np.ndarray, softening: float) -> np.ndarray:
-    """asinh(z / softening) of a float32 image as float16, 0 where z is not finite."""
-    # asinh by a logarithm, which numpy has in vector form; exact to 1e-7, far below float16's steps.
-    argument = _asinh_argument(z, np.float32(1.0 / softening))
-    return _halves(np.log(argument), z).view(np.float16)
-
-
-@fast_kernel
-def _asinh_argument(z: np.ndarray, scale: np.float32) -> np.ndarray:
-    """|x| + sqrt(x^2 + 1) for x = z scale; 1 where z is not finite."""
-    rows, cols = z.shape
-    out = np.empty((rows, cols), np.float32)
-    for i in range(rows):
-        for j in range(cols):
-            size = min(abs(z[i, j]), _LARGEST) * scale if abs(z[i, j]) <= _LARGEST else np.float32(0)
-            size = min(size, np.float32(1e15))
-            out[i, j] = size + np.sqrt(size * size + np.float32(1))
-    return out
-
-
-def relative_halves(values: np.ndarray, level: float, reference: float) -> np.ndarray:
-    """(values - level) / reference of a float32 map as float16, within its range; NaN stays NaN."""
-    sizes, relative = _relative(values, np.float32(level), np.float32(reference))
-    return _halves(sizes, relative).view(np.float16)
-
-
-@fast_kernel
-def _relative(values: np.ndarray, level: np.float32, reference: np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes and signs for `_halves`."""
-    sizes, relative = np.empty_like(values), np.empty_like(values)
-    for i in range(values.shape[0]):
-        for j in range(values.shape[1]):
-            value = (values[i, j] - level) / reference
-            relative[i, j] = value
-            sizes[i, j] = min(abs(value), _LARGEST_HALF) if abs(value) >= np.float32(0) else np.float32(np.nan)
-    return sizes, relative
-
-
-@kernel
-def _halves(sizes: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """The bits of float16 numbers, uint16: sizes from 0 to 65,504 with the signs of other numbers, rounded to even.
-
-    NaN stays NaN.
-
-    Unlike numpy's conversion this takes vector instructions.
-    """
-    rows, cols = sizes.shape
-    out = np.empty((rows, cols), np.uint16)
-    bits, sign = sizes.view(np.uint32), signs.view(np.uint32)
-    for i in range(rows):
-        for j in range(cols):
-            # Adding 0.5 rounds a number below 2^-14 to a multiple of 2^-24, as float16 has them there.
-            tiny = np.uint32(size_bits(sizes[i, j] + np.float32(0.5))) - np.uint32(0x3F000000)
-            word = bits[i, j]
-            usual = (
-                word - np.uint32(0x38000000) + np.uint32(0xFFF) + ((word >> np.uint32(13)) & np.uint32(1))
-            ) >> np.uint32(13)
-            half = tiny if word < np.uint32(0x38800000) else usual
-            half = half if word <= np.uint32(0x7F800000) else np.uint32(0x7E00)
-            out[i, j] = np.uint16(half | ((sign[i, j] >> np.uint32(16)) & np.uint32(0x8000)))
-    return out
 
 
 @inner_kernel
@@ -250,11 +206,27 @@ def _star_places(table: np.ndarray, is_star: np.ndarray, most: int) -> np.ndarra
 
 
 @kernel
-def _busy(near: np.ndarray, count: np.ndarray, width: int, rows: int, cols: int) -> np.ndarray:
-    """Working pixels near a source or not valid in each square of `width`: (rows * cols,)."""
-    busy = np.zeros(rows * cols, np.int64)
-    _fill_busy(near, count, width, busy.reshape((rows, cols)), np.empty(cols * width, np.float32))
-    return busy
+def _emptiest(
+    near: np.ndarray, count: np.ndarray, width: int, scattered: np.ndarray, cols: int, most: int
+) -> np.ndarray:
+    """Numbers, row by row, of the squares of `width` with the fewest working pixels near a source or not valid: (n,).
+
+    Equally empty squares come in the order that `scattered` names all of them in.
+    """
+    busy = np.zeros(scattered.size, np.int64)
+    _fill_busy(near, count, width, busy.reshape((-1, cols)), np.empty(cols * width, np.float32))
+    following = np.zeros(width * width + 2, np.int64)
+    for number in busy:
+        following[number + 1] += 1
+    for number in range(width * width):
+        following[number + 1] += following[number]
+    chosen = np.empty(min(most, busy.size), np.int64)
+    for place in scattered:
+        rank = following[busy[place]]
+        following[busy[place]] += 1
+        if rank < chosen.size:
+            chosen[rank] = place
+    return chosen
 
 
 @inner_kernel
@@ -289,9 +261,6 @@ def empty_places(scanned: Scan, sources: Sources, side: int, most: int) -> np.nd
     rows, cols = sources.near.shape[0] // width, sources.near.shape[1] // width
     if rows == 0 or cols == 0 or most <= 0:
         return np.empty((0, 2), np.int64)
-    share = _busy(sources.near, scanned.count, width, rows, cols)
-    # Equally empty squares are taken in a scattered order, not row by row. The sort of small integers is by radix.
-    scattered = _scattered(share.size)
-    chosen = scattered[np.argsort(np.minimum(share, 65535)[scattered].astype(np.uint16), kind="stable")][:most]
+    chosen = _emptiest(sources.near, scanned.count, width, _scattered(rows * cols), cols, most)
     wide = width * scanned.step
     return np.stack(np.divmod(chosen, cols), axis=1) * wide + wide // 2

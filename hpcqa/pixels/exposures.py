@@ -15,7 +15,6 @@ import numpy as np
 from hpcqa.config import Config
 from hpcqa.errors import DataError, EnvironmentProblem
 from hpcqa.instruments.base import CcdContext, Instrument
-from hpcqa.pixels.cutouts import relative_halves
 from hpcqa.pixels.failures import BIT, in_words
 from hpcqa.pixels.fits import ExposureFile, open_exposure
 from hpcqa.pixels.fitsbytes import FileChanged, FileMissing, NoAnswer, Room, WrongSum
@@ -24,6 +23,7 @@ from hpcqa.pixels.masks import MaskFile, open_mask
 from hpcqa.pixels.measure import Facts
 from hpcqa.pixels.profiles import reference_level
 from hpcqa.pixels.sky import rows_apart
+from hpcqa.pixels.stretch import relative_halves
 from hpcqa.pixels.views import CcdViews, failure_of, look
 
 

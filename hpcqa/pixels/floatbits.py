@@ -26,6 +26,36 @@ def size_bits(typing: Any, number: Any) -> Any:
     return types.int32(types.float32), generate
 
 
+_ROOT_HALF = 0x3F3504F3  # the bits of the root of 1/2
+_TO_ONE = 0x3F800000 - _ROOT_HALF
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def exponent(typing: Any, number: Any) -> Any:
+    """The power of two that a positive float32 is `significand` times of, float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        moved = builder.add(builder.bitcast(args[0], word), ir.Constant(word, _TO_ONE))
+        biased = builder.lshr(moved, ir.Constant(word, 23))
+        return builder.sitofp(builder.sub(biased, ir.Constant(word, 127)), ir.FloatType())
+
+    return types.float32(types.float32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def significand(typing: Any, number: Any) -> Any:
+    """A positive float32 over a power of two: from the root of 1/2 to that of 2, so that it is near one."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        moved = builder.add(builder.bitcast(args[0], word), ir.Constant(word, _TO_ONE))
+        fraction = builder.and_(moved, ir.Constant(word, 0x7FFFFF))
+        return builder.bitcast(builder.add(fraction, ir.Constant(word, _ROOT_HALF)), ir.FloatType())
+
+    return types.float32(types.float32), generate
+
+
 @fast_kernel
 def largest_size(values: np.ndarray) -> Any:
     """`size_bits` of the largest size in an array (n,) of float32."""

@@ -174,19 +174,26 @@ def coarse(found: np.ndarray, side: int) -> np.ndarray:
     rows, cols = found.shape
     step = max(1, -(-max(rows, cols) // side))
     out = np.zeros((-(-rows // step), -(-cols // step)), np.bool_)
-    line = np.empty(cols, np.bool_)
-    for i in range(out.shape[0]):
-        line[:] = False
-        for k in range(i * step, min((i + 1) * step, rows)):
-            _join(line, found[k])
-        for m in range(out.shape[1]):
-            for j in range(m * step, min((m + 1) * step, cols)):
-                if line[j]:
-                    out[i, m] = True
+    _fill_coarse(found, step, np.empty(out.shape[1] * step, np.bool_), out)
     return out
 
 
-@kernel
+@inner_kernel
+def _fill_coarse(found: np.ndarray, step: int, line: np.ndarray, out: np.ndarray) -> None:
+    """`line` is room for a row of whole blocks."""
+    rows, cols = found.shape
+    for i in range(out.shape[0]):
+        line[:] = False
+        for k in range(i * step, min((i + 1) * step, rows)):
+            _join(line[:cols], found[k])
+        for m in range(out.shape[1]):
+            block = line[m * step]
+            for j in range(m * step + 1, (m + 1) * step):
+                block = block | line[j]
+            out[i, m] = block
+
+
+@inner_kernel
 def _join(line: np.ndarray, other: np.ndarray) -> None:
     for j in range(line.shape[0]):
         line[j] = line[j] | other[j]

@@ -78,9 +78,10 @@ def _less_plane(relative: np.ndarray) -> tuple[float, float, np.ndarray]:
     answer, plane = np.zeros(3), np.zeros(3)
     plane[0] = median(_sample(relative))
     rest = _rest(relative, plane)
+    x = np.arange(relative.shape[1]) / (relative.shape[1] - 1) - 0.5
     for _ in range(3):
         limit = 3.0 * MAD * median(np.abs(_sample(rest))) + 1e-9
-        matrix, vector = _plane_sums(relative, rest, limit)
+        matrix, vector = _plane_sums(relative, rest, x, limit)
         if not _solve(matrix, vector, answer):
             break
         rest = _rest(relative, answer)
@@ -126,22 +127,24 @@ def _rest(relative: np.ndarray, plane: np.ndarray) -> np.ndarray:
 
 
 @fast_kernel
-def _plane_sums(relative: np.ndarray, rest: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Normal equations of a plane (level, slope along rows, slope along columns) through the cells within a limit."""
+def _plane_sums(relative: np.ndarray, rest: np.ndarray, x: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Normal equations of a plane (level, slope along rows, slope along columns) through the cells within a limit.
+
+    `x` are the columns' places, from -0.5 to 0.5.
+    """
     rows, cols = relative.shape
     matrix, vector = np.zeros((3, 3)), np.zeros(3)
     for i in range(rows):
         y = i / (rows - 1) - 0.5
         number = across = squares = total = product = 0.0
         for j in range(cols):
-            x = j / (cols - 1) - 0.5
             used = abs(rest[i, j]) <= limit
             one, value = 1.0 if used else 0.0, relative[i, j] if used else 0.0
             number += one
-            across += one * x
-            squares += one * x * x
+            across += one * x[j]
+            squares += one * x[j] * x[j]
             total += value
-            product += value * x
+            product += value * x[j]
         matrix[0, 0] += number
         matrix[0, 1] += number * y
         matrix[1, 1] += number * y * y
@@ -159,34 +162,42 @@ def _plane_sums(relative: np.ndarray, rest: np.ndarray, limit: float) -> tuple[n
 def _nines(cells: np.ndarray) -> tuple[Any, Any]:
     """Highest and lowest mean of a cell and its eight neighbours, of which four must be known; -inf, inf if none."""
     cols = cells.shape[1]
-    # The cells of three rows and their number, with a border; the highest and lowest means of each column.
-    total, number = np.zeros(cols + 2, np.float32), np.zeros(cols + 2, np.float32)
+    # Three rows of cells, 0 where unknown, and whether each is known; their sums, with a border; the highest and lowest
+    # means of each column.
+    kept, sums = np.zeros((2, 3, cols), np.float32), np.zeros((2, cols + 2), np.float32)
     high, low = np.full(cols, np.float32(-np.inf)), np.full(cols, np.float32(np.inf))
-    _extremes(cells, total, number, high, low)
+    _extremes(cells, kept, sums, high, low)
     return high.max(), low.min()
 
 
 @inner_kernel
-def _extremes(cells: np.ndarray, total: np.ndarray, number: np.ndarray, high: np.ndarray, low: np.ndarray) -> None:
+def _extremes(cells: np.ndarray, kept: np.ndarray, sums: np.ndarray, high: np.ndarray, low: np.ndarray) -> None:
     rows = cells.shape[0]
-    for i in range(rows):
-        total[:], number[:] = 0, 0
-        for k in range(max(i - 1, 0), min(i + 2, rows)):
-            _add_known(cells[k], total[1:-1])
-            _count_known(cells[k], number[1:-1])
-        _extend(total, number, high, low)
+    values, known = kept[0], kept[1]
+    for i in range(rows + 1):
+        if i < rows:
+            _keep_known(cells[i], values[i % 3], known[i % 3])
+        else:
+            values[i % 3], known[i % 3] = 0, 0
+        if i > 0:
+            # From the row above to the row below.
+            first, middle, last = (i + 1) % 3, (i + 2) % 3, i % 3
+            _add_three(values[first], values[middle], values[last], sums[0, 1:-1])
+            _add_three(known[first], known[middle], known[last], sums[1, 1:-1])
+            _extend(sums[0], sums[1], high, low)
 
 
 @fast_kernel
-def _add_known(cells: np.ndarray, total: np.ndarray) -> None:
+def _keep_known(cells: np.ndarray, values: np.ndarray, known: np.ndarray) -> None:
     for j in range(cells.shape[0]):
-        total[j] += cells[j] if abs(cells[j]) < np.float32(np.inf) else np.float32(0)
+        is_known = abs(cells[j]) < np.float32(np.inf)
+        values[j], known[j] = cells[j] if is_known else np.float32(0), np.float32(is_known)
 
 
 @fast_kernel
-def _count_known(cells: np.ndarray, number: np.ndarray) -> None:
-    for j in range(cells.shape[0]):
-        number[j] += np.float32(1) if abs(cells[j]) < np.float32(np.inf) else np.float32(0)
+def _add_three(first: np.ndarray, second: np.ndarray, third: np.ndarray, out: np.ndarray) -> None:
+    for j in range(out.shape[0]):
+        out[j] = (first[j] + second[j]) + third[j]
 
 
 @fast_kernel

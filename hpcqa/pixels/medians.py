@@ -135,18 +135,18 @@ def count(values: np.ndarray, low: float, high: float) -> Any:
 @kernel
 def _between(values: np.ndarray, low: float, high: float, num: int) -> np.ndarray:
     """The numbers from the lower limit to the upper one, `num` of them."""
-    out = np.empty(num, values.dtype)
+    out = np.empty(num + 1, values.dtype)
     found = 0
     for start in range(0, values.size, _BLOCK):
         part = values[start : start + _BLOCK]
         below, upto = count(part, low, high)
         if upto == below:
             continue
+        # Without a branch, of which the processor would guess one in each block wrong.
         for k in range(part.size):
-            if low <= part[k] <= high:
-                out[found] = part[k]
-                found += 1
-    return out
+            out[found] = part[k]
+            found += (low <= part[k]) & (part[k] <= high)
+    return out[:num]
 
 
 # Many ranks of the same numbers ---------------------------------------------------------------------------------------

@@ -139,26 +139,32 @@ def skies(pixels: np.ndarray, masked: np.ndarray, split: int, *, samples: int = 
     """As `sky`, of the whole image and of its parts left and right of a column, from the same samples."""
     rows, cols = pixels.shape
     step_row, step_col = rows_apart((rows, cols), samples), max(1, int(_thin((rows, cols), samples)))
-    room = (rows // step_row + 1) * (cols // step_col + 1)
+    whole, left, right = _skies(pixels, masked, split, step_row, step_col)
+    return Sky(*whole), Sky(*left), Sky(*right)
+
+
+@kernel
+def _skies(
+    pixels: np.ndarray, masked: np.ndarray, split: int, step_row: int, step_col: int
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """The fields of `Sky`, of the whole image and left and right of the split."""
+    room = (pixels.shape[0] // step_row + 1) * (pixels.shape[1] // step_col + 1)
     values, following = np.empty(room, np.float32), np.empty(room, np.float32)
     left, num = _sample(pixels, masked, step_row, step_col, split, values, following)
     values, following = values[:num], following[:num]
     whole = _sky_of(values, following)
-    if left in (0, num):
-        return (whole, whole, _NONE) if left else (whole, _NONE, whole)
-    return whole, _sky_of(values[:left], following[:left]), _sky_of(values[left:], following[left:])
+    before = whole if left == num else _sky_of(values[:left], following[:left])
+    return whole, before, whole if left == 0 else _sky_of(values[left:], following[left:])
 
 
-_NONE = Sky(math.nan, math.nan, math.nan, 0.0, 0.0, 0)
-
-
-def _sky_of(values: np.ndarray, following: np.ndarray) -> Sky:
+@kernel
+def _sky_of(values: np.ndarray, following: np.ndarray) -> tuple[float, float, float, float, float, int]:
     """Of some pixels, and their right-hand neighbours."""
     num = values.size
     if num == 0:
-        return _NONE
+        return np.nan, np.nan, np.nan, 0.0, 0.0, 0
     level, spread = clipped_level(values)
     noise = _difference_noise(values, following, np.float32(level + 3.0 * spread))
-    noise = noise if math.isfinite(noise) else spread
+    noise = noise if np.isfinite(noise) else spread
     below, upto = medians.count(values, level - 5.0 * noise, level + 5.0 * noise)
-    return Sky(level, noise, spread, 1.0 - upto / num, below / num, num)
+    return level, noise, spread, 1.0 - upto / num, below / num, num

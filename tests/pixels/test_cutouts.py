@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pixels_images import make_facts, make_image
 
 from hpcqa.config import ViewsConfig
-from hpcqa.pixels.cutouts import _halves, relative_halves, stretch
+from hpcqa.pixels import cutouts
 from hpcqa.pixels.views import look
 
 
@@ -109,35 +109,16 @@ def test_a_constant_image_has_plain_views():
     assert np.nanmax(np.abs(found.background - 400)) < 1e-2
 
 
-def test_stretch_has_no_nan():
-    z = np.array([[np.nan, np.inf, -np.inf, 0.0, 3.0, -3e30]], np.float32)
-    out = stretch(z, 3.0)
-    assert np.isfinite(out).all()
-    assert out[0, 4] == pytest.approx(np.arcsinh(1), rel=1e-3)
-
-
-def test_the_stretch_is_that_of_numpy_to_a_step_of_float16():
-    rng = np.random.default_rng(2)
-    sizes = np.concatenate([10.0 ** rng.uniform(-12, 9, 4000), [0, 1e-8, 6e-8, 6.1e-5, 1e30, 3e38]])
-    z = (sizes * rng.choice([-1, 1], sizes.size)).astype(np.float32).reshape(-1, 1)
-    found, expected = stretch(z, 3.0), np.arcsinh(np.clip(z.astype(float), -1e15, 1e15) / 3.0).astype(np.float16)
-    steps = np.abs(found.view(np.int16).astype(int) - expected.view(np.int16).astype(int))
-    small = np.abs(z) < 3e15
-    assert steps[small].max() <= 1
-    assert (steps[small & (np.abs(z) > 1e-3)] > 0).mean() < 0.01
-    assert np.isfinite(found).all()
-
-
-@given(st.lists(st.floats(0, 60000, width=32), min_size=1, max_size=50), st.booleans())
-def test_halves_are_rounded_as_numpy_rounds_them(values, negative):
-    sizes = np.array([values], np.float32)
-    signs = np.full_like(sizes, -1.0 if negative else 1.0)
-    assert np.array_equal(_halves(sizes, signs), np.copysign(sizes, signs).astype(np.float16).view(np.uint16))
-
-
-def test_relative_halves_are_numpys():
-    rng = np.random.default_rng(0)
-    values = (rng.normal(0, 1, (40, 50)) * 10 ** rng.uniform(-9, 7, (40, 50))).astype(np.float32)
-    values[0, :4] = np.nan, np.inf, -np.inf, 3.0
-    expected = np.clip((values - np.float32(3)) / np.float32(7), -65504, 65504).astype(np.float16)
-    np.testing.assert_array_equal(relative_halves(values, 3.0, 7.0), expected)
+@given(seed=st.integers(0, 100), shape=st.tuples(st.integers(1, 40), st.integers(1, 40)), width=st.integers(1, 7))
+def test_the_emptiest_squares_come_first_and_equal_ones_in_the_given_order(seed, shape, width):
+    rng = np.random.default_rng(seed)
+    near, count = rng.random(shape) < 0.2, (rng.random(shape) < 0.8).astype(np.uint8)
+    rows, cols = shape[0] // width, shape[1] // width
+    if rows == 0 or cols == 0:
+        return
+    part = (near | (count == 0))[: rows * width, : cols * width]
+    busy = part.reshape(rows, width, cols, width).sum(axis=(1, 3)).ravel()
+    scattered = rng.permutation(rows * cols)
+    for most in (1, 5, rows * cols + 3):
+        expected = scattered[np.argsort(busy[scattered], kind="stable")][:most]
+        assert np.array_equal(cutouts._emptiest(near, count, width, scattered, cols, most), expected)
