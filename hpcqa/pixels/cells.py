@@ -44,20 +44,31 @@ def _all_equal(count: np.ndarray, usual: np.ndarray) -> Any:
 
 @fast_kernel
 def _weigh_usual(
-    mean: np.ndarray, usual: np.ndarray, near: np.ndarray, level: np.float32, line: np.ndarray, far: np.ndarray
+    mean: np.ndarray,
+    usual: np.ndarray,
+    near: np.ndarray,
+    level: np.float32,
+    is_first: bool,
+    line: np.ndarray,
+    far: np.ndarray,
 ) -> None:
-    """`_weigh` and `_weigh_far` of a row with the counts of most rows, float32: small ones take long to convert."""
+    """`_weigh` and `_weigh_far` of a row with the counts of most rows, float32: small ones take long to convert.
+
+    The first row of a row of cells sets the lines.
+    """
     for j in range(mean.shape[0]):
         value = (mean[j] - level) * usual[j]
-        line[j] += value
-        far[j] += value if near[j] == 0 else _ZERO
+        less = value if near[j] == 0 else _ZERO
+        line[j] = value if is_first else line[j] + value
+        far[j] = less if is_first else far[j] + less
 
 
 @fast_kernel
-def _count_usual(usual: np.ndarray, near: np.ndarray, line: np.ndarray, far: np.ndarray) -> None:
+def _count_usual(usual: np.ndarray, near: np.ndarray, is_first: bool, line: np.ndarray, far: np.ndarray) -> None:
     for j in range(usual.shape[0]):
-        line[j] += usual[j]
-        far[j] += usual[j] if near[j] == 0 else _ZERO
+        less = usual[j] if near[j] == 0 else _ZERO
+        line[j] = usual[j] if is_first else line[j] + usual[j]
+        far[j] = less if is_first else far[j] + less
 
 
 @fast_kernel
@@ -111,10 +122,13 @@ def _add_cells(
     rows = mean.shape[0]
     for i in range(rows):
         # Loop by loop: one over all four lines does not become vector instructions.
+        is_first = i % side == 0
         if _all_equal(count[i], count[like]):
-            _weigh_usual(mean[i], usual, near[i], reference, lines[0], lines[2])
-            _count_usual(usual, near[i], lines[1], lines[3])
+            _weigh_usual(mean[i], usual, near[i], reference, is_first, lines[0], lines[2])
+            _count_usual(usual, near[i], is_first, lines[1], lines[3])
         else:
+            if is_first:
+                lines[:] = 0
             _weigh(mean[i], count[i], reference, lines[0])
             _count(count[i], lines[1])
             _weigh_far(mean[i], count[i], near[i], reference, lines[2])
@@ -146,6 +160,8 @@ def _join_rows(
 ) -> None:
     width = lines.shape[1]
     for i in range(rows):
+        if i % factor == 0:
+            lines[:] = 0
         for which in range(2):
             _join_cells(mean[which, i, :width], count[which, i, :width], reference, lines[2 * which])
             _count(count[which, i, :width], lines[2 * which + 1])
@@ -165,7 +181,7 @@ def _no_cells(shape: tuple[int, int], cols: int) -> tuple[tuple[np.ndarray, np.n
     The lines are sums and counts over all pixels, the same without sources, and room for the sums of the cells.
     """
     found = np.full((2, shape[0], shape[1]), _NAN), np.zeros((2, shape[0], shape[1]), np.float32)
-    return found, np.zeros((5, cols), np.float32)
+    return found, np.empty((5, cols), np.float32)
 
 
 @inner_kernel
@@ -177,7 +193,7 @@ def _finish_cells(
     reference: np.float32,
     found: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    """After the last row of a row of cells, its means and counts from the lines, which begin anew."""
+    """After the last row of a row of cells, its means and counts from the lines."""
     if row % side != side - 1 and row != rows - 1:
         return
     out, counts = found
@@ -188,7 +204,6 @@ def _finish_cells(
         add_binned(lines[2 * which], side, sums)
         add_binned(lines[2 * which + 1], side, counts[which, row])
         _divide(sums, counts[which, row], reference, out[which, row])
-    lines[:] = 0
 
 
 @fast_kernel

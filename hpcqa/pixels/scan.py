@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcqa.pixels.scanrows import AT_ONCE, BLOCK, FOUR, add_binned, column_means, masked_in_rows, scan_rows
+from hpcqa.pixels.scanrows import AT_ONCE, BLOCK, FOUR, column_means, masked_in_rows, scan_rows
 
 # The binned image that sources are found on has at most this many pixels along a side: 4x4 binning for a 2k x 4k CCD.
 WORKING_SIDE = 1024
@@ -59,9 +59,8 @@ class Sums:
         step, split, facts: see `scan_rows`.
         arrays: mean, count, row_mean and row_count as in Scan; (4, C) float32, of each column, of one row of the
             working image: the valid pixels less the sky and their number, and of all rows the same for those within the
-            cut; `saturated` as in Scan; (c,) float32, the count of a row of the working image if all is valid; (2,
-            blocks) int64, rows of each block left and right of the split that are still to be added to the last number;
-            room: (c,) and (2, 2, AT_ONCE) float32; (C,) uint8, a row of which all is masked.
+            cut; `saturated` as in Scan; (2, blocks) int64, rows of each block left and right of the split that are
+            still to be added to the last number; room: (c,) and (2, 2, AT_ONCE) float32; (C,) uint8, a row of which all is masked.
         numbers: int64 (3,), constant rows, masked pixels and valid ones.
     """
 
@@ -83,17 +82,16 @@ class Sums:
         # looks at the working image waits for the memory.
         mean, count = np.empty(small, np.float32), np.empty(small, np.uint8 if step * step < 256 else np.uint16)
         profiles = np.zeros((2, 2, rows), np.float32)
-        sums, full_count = np.zeros((4, cols), np.float32), np.zeros(small[1], np.float32)
+        sums = np.zeros((4, cols), np.float32)
         sums[1] = FOUR
-        add_binned(sums[1], step, full_count)
         quiet = np.zeros((2, -(-cols // BLOCK)), np.int64)
         room = np.empty(small[1], np.float32), np.empty((2, 2, AT_ONCE), np.float32), np.ones(cols, np.uint8)
-        arrays = (mean, count, *profiles, sums, np.zeros(cols, np.float32), full_count, quiet, *room)
+        arrays = (mean, count, *profiles, sums, np.zeros(cols, np.float32), quiet, *room)
         return cls(step, split, facts, arrays, np.zeros(3, np.int64))
 
     def finish(self) -> Scan:
         """The scan, once all rows are in."""
-        mean, count, row_mean, row_count, sums, saturated, _, quiet, *_ = self.arrays
+        mean, count, row_mean, row_count, sums, saturated, quiet, *_ = self.arrays
         columns = *column_means(sums, quiet, self.split), saturated
         return Scan(self.step, mean, count, row_mean, row_count, *columns, *self.numbers.tolist())
 

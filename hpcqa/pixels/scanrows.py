@@ -336,6 +336,26 @@ def add_binned(values: np.ndarray, step: int, total: np.ndarray) -> None:
         total[whole] += values[j]
 
 
+@fast_kernel
+def _bin_whole(values: np.ndarray, level: np.float32, mean: np.ndarray, count: np.ndarray) -> None:
+    """Means and counts of a row of the working image, from the sums of AT_ONCE rows less the level, if all are valid.
+
+    As `add_binned` and `_divide`, in one loop.
+    """
+    cols = values.shape[0]
+    whole = cols // 4
+    for k in range(whole):
+        total = values[4 * k] + values[4 * k + 1] + values[4 * k + 2] + values[4 * k + 3]
+        mean[k] = total * np.float32(1 / 16) + level
+        count[k] = 16
+    if 4 * whole < cols:
+        total = _ZERO
+        for j in range(4 * whole, cols):
+            total += values[j]
+        number = 4 * (cols - 4 * whole)
+        mean[whole], count[whole] = total / np.float32(number) + level, number
+
+
 @inner_kernel
 def _is_constant(row: np.ndarray) -> bool:
     last = 1
@@ -405,7 +425,7 @@ def scan_rows(
         facts: level of the sky, cut about it, saturation.
         arrays, numbers: as in `Sums`.
     """
-    mean, count, row_mean, row_count, sums, saturated, full_count, quiet, behind, room, hidden = arrays
+    mean, count, row_mean, row_count, sums, saturated, quiet, behind, room, hidden = arrays
     level, cut, full = facts
     cols = pixels.shape[1]
     totals = room[0]
@@ -436,16 +456,15 @@ def scan_rows(
                     row_count[side, i + k] = totals[1, k]
         for i in range(begin, stop):
             numbers[0] += 1 if _is_constant(pixels[i]) else 0
-        mean[place] = 0
-        add_binned(sums[0], step, mean[place])
         if whole:
-            for k in range(behind.size):
-                behind[k] = full_count[k]
+            _bin_whole(sums[0], level, mean[place], count[place])
             numbers[2] += (stop - begin) * cols
-        else:
-            behind[:] = 0
-            add_binned(sums[1], step, behind)
-            sums[1] = FOUR
-            # Exact in float32: a row of the working image has less than 2**24 pixels behind it.
-            numbers[2] += int(behind.sum())
+            continue
+        mean[place] = 0
+        behind[:] = 0
+        add_binned(sums[0], step, mean[place])
+        add_binned(sums[1], step, behind)
+        sums[1] = FOUR
+        # Exact in float32: a row of the working image has less than 2**24 pixels behind it.
+        numbers[2] += int(behind.sum())
         _divide(mean[place], behind, level, count[place])
