@@ -60,7 +60,8 @@ class Sums:
         arrays: mean, count, row_mean and row_count as in Scan; (4, C) float32, of each column, of one row of the
             working image: the valid pixels less the sky and their number, and of all rows the same for those within the
             cut; `saturated` as in Scan; (2, blocks) int64, rows of each block left and right of the split that are
-            still to be added to the last number; room: (c,) and (2, 2, AT_ONCE) float32; (C,) uint8, a row of which all is masked.
+            still to be added to the last number; room: (c,) and (2, 2, AT_ONCE) float32; (C,) uint8, a row of which
+            all is masked.
         numbers: int64 (3,), constant rows, masked pixels and valid ones.
     """
 
