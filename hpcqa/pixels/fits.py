@@ -1,22 +1,19 @@
 """The reader of FITS images: every exposure opened once, every CCD read with one call to the system.
 
-Tiles of RICE_1 and PLIO_1 go through hpcqa's own compiled decoder (decoder.py), plain images are read directly, and all
-else (other codecs, scaled values) is left to astropy, one HDU at a time. Values are those that astropy gives, bit for
-bit.
+Tiles of RICE_1 and PLIO_1 go through hpcqa's own compiled decoder (compressed.py), plain images are read directly, and
+all else (other codecs, scaled values) is left to astropy, one HDU at a time. Values are those that astropy gives, bit
+for bit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpcqa.errors import DataError
-from hpcqa.pixels import tiles
 from hpcqa.pixels.fitsapart import read_apart
 from hpcqa.pixels.fitsbytes import ByteSource, Room, WrongSum
 from hpcqa.pixels.fitshdus import FIRST_LOOK, ImageHdu, padded, read_headers
@@ -26,7 +23,7 @@ from hpcqa.pixels.fitsother import read_with_astropy
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hpcqa.pixels.scan import Sums
+    from hpcqa.pixels.compressed import CompressedImage, Rest
 
 _PLAIN_KINDS = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
@@ -101,14 +98,14 @@ class ExposureFile:
         if _is_plain(hdu.header) and not hdu.compressed:
             out[...] = self._plain(hdu)
             return out
-        job = _Job.prepare(self, hdu)
-        if job is None or (not job.layout.quantised and job.layout.blank is not None):
+        image = self._compressed(hdu)
+        if image is None or (not image.layout.quantised and image.layout.blank is not None):
             out[...] = self._other(hdu)
-        elif job.layout.quantised:
-            job.run("read_floats", out)
+        elif image.layout.quantised:
+            image.read_floats(out)
         else:
             whole = np.empty(hdu.shape, np.int32)
-            job.run("read_integers", whole)
+            image.read_integers(whole)
             out[...] = whole
         return out
 
@@ -128,16 +125,12 @@ class ExposureFile:
         Raises:
             DataError: as `read`.
         """
-        rows, cols = hdu.shape
-        job = _Job.prepare(self, hdu, room) if hdu.compressed and every > 1 else None
-        if job is None or not job.layout.quantised or job.layout.tile != (1, cols):
+        image = self._compressed(hdu, room) if every > 1 else None
+        if image is None or not image.layout.quantised or image.layout.tile != (1, hdu.shape[1]):
             return self.read(hdu, out), None
         self._expect_next(hdu)
         out = _target(out, hdu.shape, np.float32)
-        coded = job.coded()
-        first, following = _rows_in_turn(rows, every)
-        Rest(job, coded.only(first), out).read()
-        return out, Rest(job, coded.only(following), out)
+        return out, image.read_part(every, out)
 
     def read_binned(self, hdu: ImageHdu, step: int, masked: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """Means of the finite pixels in cells of step x step pixels, without the full image in memory.
@@ -150,12 +143,12 @@ class ExposureFile:
         Returns:
             float32 (ceil(rows / step), ceil(columns / step)) in ADU; NaN where no pixel is left.
         """
-        job = _Job.prepare(self, hdu)
-        if job is None or not job.layout.quantised or job.layout.across != 1:
+        image = self._compressed(hdu)
+        if image is None or not image.layout.quantised or image.layout.across != 1:
             return bin_image(self.read(hdu), step, masked)
         mask = _mask_for(masked, hdu.shape)
         out = np.empty((-(-hdu.shape[0] // step), -(-hdu.shape[1] // step)), np.float32)
-        job.run("read_binned", mask, masked is not None, step, hdu.shape, out)
+        image.read_binned(mask, masked is not None, step, out)
         self._expect_next(hdu)
         return out
 
@@ -171,11 +164,11 @@ class ExposureFile:
         """
         if not hdu.integer:
             raise DataError(f"{self.path}[{hdu.index}]: holds real numbers where a mask of integers was expected.")
-        job = _Job.prepare(self, hdu)
+        image = self._compressed(hdu)
         self._expect_next(hdu)
         out = _target(out, hdu.shape, np.int32)
-        if job is not None:
-            job.run("read_integers", out)
+        if image is not None:
+            image.read_integers(out)
             return out
         values = self._other(hdu)
         if values.dtype.kind == "f":
@@ -198,30 +191,38 @@ class ExposureFile:
         Raises:
             DataError: as `read`.
         """
-        job = _Job.prepare(self, hdu) if hdu.integer else None
-        if job is None or job.layout.quantised or job.layout.tile != (1, hdu.shape[1]):
+        image = self._compressed(hdu) if hdu.integer else None
+        if image is None or image.layout.quantised or image.layout.tile != (1, hdu.shape[1]):
             return None
-        from hpcqa.pixels import decoder
-
         self._expect_next(hdu)
-        out, seen, coded = np.empty(hdu.shape, np.uint8), np.zeros(256, np.bool_), job.coded()
-        failed, fits = decoder.read_codes(coded.data, coded.tiles, coded.code, coded.extra, out, seen)
-        job.check(coded, failed)
-        return (out, np.flatnonzero(seen)) if fits else None
+        return image.read_codes()
+
+    def _compressed(self, hdu: ImageHdu, room: Room | None = None) -> CompressedImage | None:
+        """A compressed image, read; None if our decoder can't have it, or it isn't compressed."""
+        if not hdu.compressed:
+            return None
+        from hpcqa.pixels.compressed import CompressedImage
+
+        return CompressedImage.prepare(
+            f"{self.path}[{hdu.index}]",
+            hdu,
+            whole=lambda padding: self._data(hdu, padding, room),
+            beginning=lambda size: self._beginning(hdu, size),
+        )
 
     def _plain(self, hdu: ImageHdu) -> NDArray[Any]:
         kind = np.dtype(_PLAIN_KINDS[hdu.header.integer("BITPIX", 0)])
         size = hdu.shape[0] * hdu.shape[1] * kind.itemsize
-        return self.data(hdu)[:size].view(kind).reshape(hdu.shape)
+        return self._data(hdu)[:size].view(kind).reshape(hdu.shape)
 
     def _other(self, hdu: ImageHdu) -> NDArray[Any]:
-        raw = self._source.read(hdu.header_offset, hdu.data_offset - hdu.header_offset) + self.data(hdu).tobytes()
+        raw = self._source.read(hdu.header_offset, hdu.data_offset - hdu.header_offset) + self._data(hdu).tobytes()
         try:
             return (read_apart if hdu.compressed else read_with_astropy)(raw, hdu.index == 0, hdu.shape)
         except ValueError as problem:
             raise DataError(f"{self.path}[{hdu.index}]: can't be decoded: {problem}.") from problem
 
-    def data(self, hdu: ImageHdu, padding: int = 0, room: Room | None = None) -> NDArray[np.uint8]:
+    def _data(self, hdu: ImageHdu, padding: int = 0, room: Room | None = None) -> NDArray[np.uint8]:
         """The bytes of an HDU's data up to the end of their last block, and `padding` zeros; in `room` if there is one.
 
         Raises:
@@ -234,7 +235,7 @@ class ExposureFile:
             self._check_sum(hdu, found[:size])
         return found
 
-    def beginning(self, hdu: ImageHdu, size: int) -> NDArray[np.uint8]:
+    def _beginning(self, hdu: ImageHdu, size: int) -> NDArray[np.uint8]:
         """The first bytes of an HDU's data, which are not compared with their sum."""
         return self._source.read_padded(hdu.data_offset, size, 0)
 
@@ -307,150 +308,6 @@ def _mask_for(masked: NDArray[np.bool_] | None, shape: tuple[int, int]) -> NDArr
     if masked.shape != shape or masked.dtype != np.bool_:
         raise ValueError(f"the mask must be bool {shape}")
     return np.ascontiguousarray(masked)
-
-
-class _Coded(NamedTuple):
-    """Tiles as the functions of decoder.py take them; see there."""
-
-    data: NDArray[np.uint8]
-    tiles: NDArray[np.int64]
-    scaling: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32], bool]
-    code: NDArray[np.int64]
-    randoms: NDArray[np.float32]
-    extra: NDArray[Any]
-
-    def only(self, chosen: NDArray[np.int64]) -> _Coded:
-        """Some of the tiles, by their places."""
-        scales, zeros, blanks, has_blank = self.scaling
-        scaling = scales.take(chosen), zeros.take(chosen), blanks.take(chosen), has_blank
-        return self._replace(tiles=self.tiles.take(chosen, axis=0), scaling=scaling)
-
-
-@lru_cache(maxsize=8)
-def _rows_in_turn(rows: int, every: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each `every`-th row, and the others."""
-    taken = np.arange(rows) % every == 0
-    return np.flatnonzero(taken), np.flatnonzero(~taken)
-
-
-@dataclass(frozen=True)
-class Rest:
-    """Rows of an image that are still compressed; see ExposureFile.read_part."""
-
-    job: _Job
-    coded: _Coded
-    out: NDArray[np.float32]
-
-    def read(self) -> None:
-        """Decode them into the image.
-
-        Raises:
-            DataError: one is damaged.
-        """
-        from hpcqa.pixels import decoder
-
-        self.job.check(self.coded, decoder.read_floats(*self.coded, self.out))
-
-    def scan(self, masked: NDArray[np.bool_], in_row: NDArray[np.int32], sums: Sums) -> None:
-        """Decode them into the image, and add all of its rows to a scan; `in_row` is the masked pixels in each.
-
-        Raises:
-            DataError: one is damaged.
-        """
-        from hpcqa.pixels import readscan
-
-        hidden = masked.view(np.uint8)
-        failed = readscan.read_and_scan(
-            self.coded, self.out, hidden, in_row, sums.step, sums.split, sums.facts, sums.arrays, sums.numbers
-        )
-        self.job.check(self.coded, failed)
-
-
-@dataclass
-class _Job:
-    """The compressed bytes and the tiles of an image."""
-
-    where: str
-    layout: tiles.Layout
-    table: tiles.Tiles
-    data: NDArray[np.uint8]
-
-    @classmethod
-    def prepare(cls, file: ExposureFile, hdu: ImageHdu, room: Room | None = None) -> _Job | None:
-        """Read what the image needs; None if our decoder can't have it."""
-        from hpcqa.pixels import rice
-
-        where = f"{file.path}[{hdu.index}]"
-        if not hdu.compressed:
-            return None
-        try:
-            layout = tiles.read_layout(hdu.header)
-            table_size, heap_size = layout.num_tiles * layout.row_bytes, hdu.data_size - layout.heap
-            if table_size > hdu.data_size or heap_size < 0:
-                raise ValueError("the table of tiles is larger than its data")
-            # All of an image comes with one call to the system, table and tiles.
-            found = file.data(hdu, rice.PADDING, room) if layout.ours else file.beginning(hdu, table_size)
-            table = tiles.select(layout, found[:table_size], heap_size)
-        except tiles.Unsupported:
-            return None
-        except ValueError as problem:
-            raise DataError(f"{where}: damaged: {problem}.") from problem
-        return cls(where, layout, table, found[layout.heap :]) if layout.ours else None
-
-    def coded(self) -> _Coded:
-        """All that the decoder needs."""
-        from hpcqa.pixels import decoder
-
-        layout, table = self.layout, self.table
-        extra, places = self._extra()
-        block = np.empty((len(table.starts), 8), np.int64)
-        block[:, 0], block[:, 1], block[:, 2] = table.starts, table.starts + table.sizes, table.index
-        block[:, 3:7], block[:, 7] = table.boxes, places
-        coding = layout.block, layout.byte_pix, layout.dither, layout.dither_start, layout.codec == tiles.PLIO
-        scaling = table.scales, table.zeros, table.blanks, table.has_blank
-        return _Coded(self.data, block, scaling, np.array(coding, np.int64), decoder.RANDOMS, extra)
-
-    def run(self, kernel: str, *arguments: Any) -> None:
-        """Call a function of decoder.py on the tiles."""
-        from hpcqa.pixels import decoder
-
-        coded = self.coded()
-        if kernel == "read_integers":
-            failed = decoder.read_integers(coded.data, coded.tiles, coded.code, coded.extra, *arguments)
-        else:
-            failed = getattr(decoder, kernel)(*coded, *arguments)
-        self.check(coded, failed)
-
-    def check(self, coded: _Coded, failed: int) -> None:
-        """Say which tile is damaged, if one is.
-
-        Raises:
-            DataError: one is.
-        """
-        if failed >= 0:
-            raise DataError(f"{self.where}: damaged: tile {coded.tiles[failed, 2]} can't be decoded; fetch it again.")
-
-    def _extra(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """The tiles that were gzipped (their pixels could not be quantised), and where each tile finds itself there."""
-        table = self.table
-        kind = np.float32 if self.layout.quantised else np.int32
-        places = np.full(len(table.index), -1, np.int64)
-        if not table.fallback.any():
-            return np.zeros((0, 1), kind), places
-        chosen = np.flatnonzero(table.fallback)
-        sizes = table.boxes[:, 2] * table.boxes[:, 3]
-        extra = np.zeros((len(chosen), int(sizes[chosen].max(initial=1))), kind)
-        for place, t in enumerate(chosen):
-            start = int(table.starts[t])
-            packed = self.data[start : start + int(table.sizes[t])].tobytes()
-            try:
-                values = tiles.unpack_gzipped(packed, int(sizes[t]), self.layout.bitpix)
-            except ValueError as problem:
-                raise DataError(f"{self.where}: damaged: {problem}.") from problem
-            with np.errstate(over="ignore", invalid="ignore"):
-                extra[place, : values.size] = values
-            places[t] = place
-        return extra, places
 
 
 def _is_plain(header: Header) -> bool:

@@ -21,7 +21,7 @@ from hpcqa.pixels.sky import Sky, skies
 from hpcqa.pixels.stars import measure_stars
 
 if TYPE_CHECKING:
-    from hpcqa.pixels.fits import Rest
+    from hpcqa.pixels.compressed import Rest
 
 
 @dataclass(frozen=True)
