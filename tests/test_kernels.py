@@ -119,3 +119,14 @@ def test_inner_loops_slice_but_make_no_arrays():
     assert kernels.inner_kernel(_sum_of_rows)(image) == 66.0
     with pytest.raises(NumbaError, match="NRT required"):
         kernels.inner_kernel(_sum_of_copy)(image)
+
+
+@pytest.mark.parametrize("compile", [kernels.kernel, kernels.fast_kernel, kernels.inner_kernel])
+def test_a_division_by_zero_is_numpys(compile):
+    over = compile(_over)
+    assert over(1.0, 0.0) == np.inf
+    assert np.isnan(over(0.0, 0.0))
+
+
+def _over(one, other):
+    return one / other

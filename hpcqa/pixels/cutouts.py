@@ -216,8 +216,9 @@ def _emptiest(
     busy = np.zeros(scattered.size, np.int64)
     _fill_busy(near, count, width, busy.reshape((-1, cols)), np.empty(cols * width, np.float32))
     following = np.zeros(width * width + 2, np.int64)
-    for number in busy:
-        following[number + 1] += 1
+    # How many squares are less busy.
+    for place in range(busy.size):
+        following[busy[place] + 1] += 1
     for number in range(width * width):
         following[number + 1] += following[number]
     chosen = np.empty(min(most, busy.size), np.int64)

@@ -14,6 +14,7 @@ from hpcqa.kernels import kernel
 from hpcqa.pixels import medians
 
 SAMPLES = 1 << 15
+_Fields = tuple[float, float, float, float, float, int]
 MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
 
 
@@ -146,7 +147,7 @@ def skies(pixels: np.ndarray, masked: np.ndarray, split: int, *, samples: int = 
 @kernel
 def _skies(
     pixels: np.ndarray, masked: np.ndarray, split: int, step_row: int, step_col: int
-) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+) -> tuple[_Fields, _Fields, _Fields]:
     """The fields of `Sky`, of the whole image and left and right of the split."""
     room = (pixels.shape[0] // step_row + 1) * (pixels.shape[1] // step_col + 1)
     values, following = np.empty(room, np.float32), np.empty(room, np.float32)
@@ -158,8 +159,8 @@ def _skies(
 
 
 @kernel
-def _sky_of(values: np.ndarray, following: np.ndarray) -> tuple[float, float, float, float, float, int]:
-    """Of some pixels, and their right-hand neighbours."""
+def _sky_of(values: np.ndarray, following: np.ndarray) -> _Fields:
+    """The fields of `Sky`, of some pixels, and their right-hand neighbours."""
     num = values.size
     if num == 0:
         return np.nan, np.nan, np.nan, 0.0, 0.0, 0
