@@ -98,8 +98,17 @@ class CompressedImage:
         """Decode an image of quantised tiles into `out`, (rows, columns), C-contiguous."""
         self.decode(self._coded(), out)
 
+    def read_whole(self) -> NDArray[Any]:
+        """An image of integers with their offset, int32 or uint32 (rows, columns)."""
+        out = np.empty(self.layout.shape, np.int32)
+        self.read_integers(out)
+        if self.layout.offset == 1 << 31:
+            return out.view(np.uint32) ^ np.uint32(1 << 31)
+        out += np.int32(self.layout.offset)
+        return out
+
     def read_integers(self, out: NDArray[np.int32]) -> None:
-        """Decode an image of integers into `out`, (rows, columns), C-contiguous."""
+        """Decode an image of integers, as they are stored, into `out`, (rows, columns), C-contiguous."""
         coded = self._coded()
         self.check(coded, decoder.read_integers(coded.data, coded.tiles, coded.code, coded.extra, out))
 

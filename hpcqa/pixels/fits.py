@@ -104,9 +104,7 @@ class ExposureFile:
         elif image.layout.quantised:
             image.read_floats(out)
         else:
-            whole = np.empty(hdu.shape, np.int32)
-            image.read_integers(whole)
-            out[...] = whole
+            out[...] = image.read_whole()
         return out
 
     def read_part(
@@ -167,10 +165,10 @@ class ExposureFile:
         image = self._compressed(hdu)
         self._expect_next(hdu)
         out = _target(out, hdu.shape, np.int32)
-        if image is not None:
+        if image is not None and image.layout.offset == 0:
             image.read_integers(out)
             return out
-        values = self._other(hdu)
+        values = self._other(hdu) if image is None else image.read_whole()
         if values.dtype.kind == "f":
             values = np.nan_to_num(values, nan=0.0)
         if values.size and (values.max() >= 2**31 or values.min() < -(2**31)):
@@ -192,7 +190,9 @@ class ExposureFile:
             DataError: as `read`.
         """
         image = self._compressed(hdu) if hdu.integer else None
-        if image is None or image.layout.quantised or image.layout.tile != (1, hdu.shape[1]):
+        if image is None or image.layout.quantised or image.layout.offset:
+            return None
+        if image.layout.tile != (1, hdu.shape[1]):
             return None
         self._expect_next(hdu)
         return image.read_codes()

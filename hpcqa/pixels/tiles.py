@@ -28,7 +28,11 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Layout:
-    """How an image is cut into tiles and coded; `dither` is -1 where it is unknown."""
+    """How an image is cut into tiles and coded.
+
+    `dither` is -1 where it is unknown; `offset` is what is added to stored integers so that they lose their sign, or
+    get one; `scaled` is any other change of theirs.
+    """
 
     shape: tuple[int, int]
     tile: tuple[int, int]
@@ -39,6 +43,7 @@ class Layout:
     dither: int
     dither_start: int
     quantised: bool
+    offset: int
     scaled: bool
     blank: int | None
     row_bytes: int
@@ -77,6 +82,8 @@ def read_layout(header: Header) -> Layout:
     tile = min(tile[0], shape[0]), min(tile[1], shape[1])
     columns, row_bytes = _columns(header)
     num_tiles = header.integer("NAXIS2", 0)
+    blank = _blank(header)
+    offset = _offset(header) if blank is None else 0
     layout = Layout(
         shape=shape,
         tile=tile,
@@ -87,8 +94,9 @@ def read_layout(header: Header) -> Layout:
         dither=_DITHERS.get(header.text("ZQUANTIZ").strip().upper(), -1),
         dither_start=header.integer("ZDITHER0", 1),
         quantised="ZSCALE" in columns and "ZZERO" in columns,
-        scaled=header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0,
-        blank=_blank(header),
+        offset=offset,
+        scaled=header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != offset,
+        blank=blank,
         row_bytes=row_bytes,
         num_tiles=num_tiles,
         heap=header.integer("THEAP", row_bytes * num_tiles),
@@ -137,6 +145,12 @@ def _parameter(header: Header, name: str, default: int) -> int:
         if header.text(f"ZNAME{i}").strip().upper() == name:
             return header.integer(f"ZVAL{i}", default)
     return default
+
+
+def _offset(header: Header) -> int:
+    """BZERO where it turns stored integers into those with or without a sign (FITS standard 4.0, section 5.2.5)."""
+    usual = {8: -128, 16: 1 << 15, 32: 1 << 31}.get(header.integer("ZBITPIX", 0), 0)
+    return usual if header.get("BSCALE", 1) == 1 and header.get("BZERO", 0) == usual else 0
 
 
 def _blank(header: Header) -> int | None:

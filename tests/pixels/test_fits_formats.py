@@ -9,6 +9,7 @@ from astropy.io import fits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hpcqa.errors import DataError
 from hpcqa.pixels.fits import bin_image, open_exposure
 
 FAST = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -126,6 +127,34 @@ def test_integer_images(tmp_path, seed, rows, cols, kind, span, codec):
         found = exposure.read_integer(exposure.images[0])
         assert found.dtype == np.int32
         assert np.array_equal(found, pixels)
+
+
+@FAST
+@given(
+    seed=st.integers(0, 1000),
+    rows=st.integers(1, 30),
+    cols=st.integers(1, 70),
+    kind=st.sampled_from(["i1", "u2", "u4"]),
+    middle=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
+    span=st.sampled_from([1, 120, 2**15, 2**31]),
+)
+def test_integers_with_the_other_sign_are_ours(tmp_path, monkeypatch, seed, rows, cols, kind, middle, span):
+    limits = np.iinfo(kind)
+    start = int(limits.min) + int(middle * (int(limits.max) - int(limits.min)))
+    low, high = max(start - span, int(limits.min)), min(start + span, int(limits.max))
+    pixels = np.random.default_rng(seed).integers(low, high, (rows, cols), endpoint=True).astype(kind)
+    write(tmp_path / "a.fits.fz", fits.CompImageHDU(pixels, compression_type="RICE_1"))
+    with monkeypatch.context() as patch:
+        patch.setattr("hpcqa.pixels.fits.read_apart", None)
+        check(tmp_path / "a.fits.fz")
+        with open_exposure(tmp_path / "a.fits.fz") as exposure:
+            hdu = exposure.images[0]
+            assert exposure.read_codes(hdu) is None
+            if pixels.max() < 2**31:
+                assert np.array_equal(exposure.read_integer(hdu), pixels)
+            else:
+                with pytest.raises(DataError, match="32 bits"):
+                    exposure.read_integer(hdu)
 
 
 @FAST
