@@ -93,13 +93,14 @@ class ExposureFile:
         Raises:
             DataError: damaged, truncated, changed since it was opened, or of an unknown kind.
         """
-        out = _target(out, hdu.shape, np.float32)
+        return self._read(hdu, self._compressed(hdu), _target(out, hdu.shape, np.float32))
+
+    def _read(self, hdu: ImageHdu, image: CompressedImage | None, out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The whole image into `out`; `image` is what `_compressed` gave."""
         self._expect_next(hdu)
         if _is_plain(hdu.header) and not hdu.compressed:
             out[...] = self._plain(hdu)
-            return out
-        image = self._compressed(hdu)
-        if image is None or (not image.layout.quantised and image.layout.blank is not None):
+        elif image is None or (not image.layout.quantised and image.layout.blank is not None):
             out[...] = self._other(hdu)
         elif image.layout.quantised:
             image.read_floats(out)
@@ -123,11 +124,11 @@ class ExposureFile:
         Raises:
             DataError: as `read`.
         """
-        image = self._compressed(hdu, room) if every > 1 else None
-        if image is None or not image.layout.quantised or image.layout.tile != (1, hdu.shape[1]):
-            return self.read(hdu, out), None
-        self._expect_next(hdu)
         out = _target(out, hdu.shape, np.float32)
+        image = self._compressed(hdu, room)
+        if every == 1 or image is None or not image.layout.quantised or image.layout.tile != (1, hdu.shape[1]):
+            return self._read(hdu, image, out), None
+        self._expect_next(hdu)
         return out, image.read_part(every, out)
 
     def read_binned(self, hdu: ImageHdu, step: int, masked: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
@@ -143,7 +144,7 @@ class ExposureFile:
         """
         image = self._compressed(hdu)
         if image is None or not image.layout.quantised or image.layout.across != 1:
-            return bin_image(self.read(hdu), step, masked)
+            return bin_image(self._read(hdu, image, np.empty(hdu.shape, np.float32)), step, masked)
         mask = _mask_for(masked, hdu.shape)
         out = np.empty((-(-hdu.shape[0] // step), -(-hdu.shape[1] // step)), np.float32)
         image.read_binned(mask, masked is not None, step, out)
