@@ -101,7 +101,7 @@ def cells(
         image; (2, H, W) float32, native pixels behind each.
     """
     like = len(mean) // 2
-    found, lines = _no_cells(shape, mean.shape[1])
+    found, lines = _room_for(shape, mean.shape[1])
     _add_cells(mean, count, near, np.float32(level), side, like, count[like].astype(np.float32), lines, found)
     return found
 
@@ -134,6 +134,7 @@ def _add_cells(
             _weigh_far(mean[i], count[i], near[i], reference, lines[2])
             _count_far(count[i], near[i], lines[3])
         _finish_cells(lines, i, rows, side, reference, found)
+    _none_from(-(-rows // side), found)
 
 
 @kernel
@@ -143,7 +144,7 @@ def joined_cells(
     """What `cells` gives, from what it gave for cells that are smaller by a whole factor."""
     # What lies beyond the view is beyond the image.
     rows, width = min(mean.shape[1], shape[0] * factor), min(mean.shape[2], shape[1] * factor)
-    found, lines = _no_cells(shape, width)
+    found, lines = _room_for(shape, width)
     _join_rows(mean, count, np.float32(level), factor, rows, lines, found)
     return found
 
@@ -166,6 +167,7 @@ def _join_rows(
             _join_cells(mean[which, i, :width], count[which, i, :width], reference, lines[2 * which])
             _count(count[which, i, :width], lines[2 * which + 1])
         _finish_cells(lines, i, rows, factor, reference, found)
+    _none_from(-(-rows // factor), found)
 
 
 @fast_kernel
@@ -175,13 +177,23 @@ def _join_cells(mean: np.ndarray, count: np.ndarray, level: np.float32, line: np
 
 
 @kernel
-def _no_cells(shape: tuple[int, int], cols: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Cells of which none is known: their means and counts; and the lines, (5, cols), that a row of cells is summed in.
+def _room_for(shape: tuple[int, int], cols: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Room for the means and counts of cells, and for the lines, (5, cols), that a row of cells is summed in.
 
     The lines are sums and counts over all pixels, the same without sources, and room for the sums of the cells.
     """
-    found = np.full((2, shape[0], shape[1]), _NAN), np.zeros((2, shape[0], shape[1]), np.float32)
+    found = np.empty((2, shape[0], shape[1]), np.float32), np.empty((2, shape[0], shape[1]), np.float32)
     return found, np.empty((5, cols), np.float32)
+
+
+@inner_kernel
+def _none_from(first: int, found: tuple[np.ndarray, np.ndarray]) -> None:
+    """The rows of cells beyond the image."""
+    out, counts = found
+    for which in range(2):
+        for row in range(first, out.shape[1]):
+            out[which, row][:] = _NAN
+            counts[which, row][:] = 0
 
 
 @inner_kernel
@@ -193,7 +205,7 @@ def _finish_cells(
     reference: np.float32,
     found: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    """After the last row of a row of cells, its means and counts from the lines."""
+    """After the last row of a row of cells, its means and counts from the lines; none beyond the image."""
     if row % side != side - 1 and row != rows - 1:
         return
     out, counts = found
@@ -201,6 +213,8 @@ def _finish_cells(
     sums = lines[4, : -(-lines.shape[1] // side)]
     for which in range(2):
         sums[:] = 0
+        counts[which, row][:] = 0
+        out[which, row][:] = _NAN
         add_binned(lines[2 * which], side, sums)
         add_binned(lines[2 * which + 1], side, counts[which, row])
         _divide(sums, counts[which, row], reference, out[which, row])

@@ -253,7 +253,8 @@ def _centred(cells: np.ndarray, rows: int, cols: int, wide: tuple[int, int]) -> 
     sample = cells[:rows:apart, :cols:apart].copy().ravel()
     middle = np.float32(median(sample))
     limit = np.float32(4.0 * MAD * median(np.abs(sample - middle)))
-    flat, bounded = np.empty((rows, cols), np.float32), np.zeros(wide, np.float32)
+    flat, bounded = np.empty((rows, cols), np.float32), np.empty(wide, np.float32)
+    bounded[rows:], bounded[:, cols:] = 0, 0
     _centre_rows(cells[:rows, :cols], middle, limit, flat, bounded[:rows, :cols])
     return flat, bounded
 
