@@ -78,7 +78,8 @@ def _mesh(scanned: Scan, enough: int, cell: int, level: float) -> tuple[np.ndarr
     rows, cols = scanned.mean.shape
     values, numbers = _gather(scanned.mean, scanned.count, enough, cell)
     # numpy sorts many short rows an order faster than compiled loops do.
-    levels, sigmas = _clip_cells(np.sort(values, axis=1), numbers, level)
+    values.sort(axis=1)
+    levels, sigmas = _clip_cells(values, numbers, level)
     shape = -(-rows // cell), -(-cols // cell)
     return levels.reshape(shape), sigmas.reshape(shape)
 

@@ -115,15 +115,18 @@ def look(
         whole, *sides = skies(pixels, masked, split, samples=pixels.size)
     in_row = masked_in_rows(masked.view(np.uint8)) if in_row is None else in_row
     scanned = _scanned(pixels, masked, in_row, whole, split, 0.98 * facts.saturation, rest)
+    # In an order in which each step finds at hand what the ones before it have touched: first all that looks at the
+    # working image, then at the native pixels about the stars.
     sources = find_sources(scanned, level=whole.level)
     peaks = find_peaks(scanned, sources)
-    stars = measure_stars(
-        pixels, masked, peaks, sources, noise=whole.noise, saturation=facts.saturation, step=scanned.step
-    )
-    peaks = peaks.without(stars.streaks)
     context = cutouts.binned(scanned, sources, whole, views.context)
     cells = cutouts.coarser(context, scanned, sources, whole, views.background)
     background, background_noise = cutouts.background_map(cells, whole)
+    stars = measure_stars(
+        pixels, masked, peaks, sources, noise=whole.noise, saturation=facts.saturation, step=scanned.step
+    )
+    detail = cutouts.detail_view(pixels, masked, scanned, sources, stars, whole, views)
+    peaks = peaks.without(stars.streaks)
     found = Found(whole, (sides[0], sides[1]), scanned, sources, peaks, stars, context, background)
     numbers = measure(found, facts)
     reference = reference_level(0.0, expected_noise(whole.level, facts))
@@ -131,7 +134,7 @@ def look(
         context=cutouts.context_view(context, whole, views),
         background=background,
         background_noise=background_noise,
-        detail=cutouts.detail_view(pixels, masked, scanned, sources, stars, whole, views),
+        detail=detail,
         numbers=pack(numbers),
         level=whole.level,
         reference=reference,
