@@ -1,8 +1,8 @@
 """The reader of FITS images: every exposure opened once, every CCD read with one call to the system.
 
 Tiles of RICE_1 and PLIO_1 go through hpcqa's own compiled decoder (compressed.py), plain images are read directly, and
-all else (other codecs, values with a scale) is left to astropy, one HDU at a time. Values are those that astropy gives, bit
-for bit.
+all else (other codecs, values with a scale) is left to astropy, one HDU at a time. Values are those that astropy gives,
+bit for bit.
 """
 
 from __future__ import annotations
