@@ -7,8 +7,8 @@ q = 4, with stars; a few different CCDs are repeated, and `--ccds` of them, spre
 all views (DECam's: context 512 x 256, background 256 x 128, detail 256 x 256) and all numbers of each CCD. The
 published style opens the file once for each CCD, makes one 512 x 256 stretched image from it and writes it as a dataset
 of its own to a file that is opened again each time; it measures nothing but a level and a noise, from one pixel in 64.
-`decoding` is hpcqa's reader alone, which does not compare the data with their DATASUM then; beside it stand what the
-same decoder takes without vector instructions, a tile after the other as other decoders do it, and fitsio's reader.
+`decoding` is hpcqa's reader alone, which does not compare the data with their DATASUM then; beside it stand what
+its decoder of single tiles takes, one tile after the other as other decoders do it, and fitsio's reader.
 By default all CCDs of the file are timed: hpcqa reads the headers of all of them
 once for each exposure, so that fewer would have to pay for those of the others. Fewer are read several times for one
 shard file, so that it holds as many as one real exposure (a real shard has 16). With --masks an exposure of masks

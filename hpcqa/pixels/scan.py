@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcqa.pixels.scanrows import AT_ONCE, BLOCK, FOUR, column_means, masked_in_rows, scan_rows
+from hpcqa.pixels.scanblocks import AT_ONCE, BLOCK, FOUR
+from hpcqa.pixels.scanrows import column_means, masked_in_rows, scan_rows
 
 # The binned image that sources are found on has at most this many pixels along a side: 4x4 binning for a 2k x 4k CCD.
 WORKING_SIDE = 1024
